@@ -104,6 +104,8 @@ BY_HAND = [
     ByHand("rank_correlation", "1 - 6 * 4 / 60",
            lambda: M["rank_correlation"](np.array([[1.0, 2], [3, 4]]), np.array([[2.0, 1], [4, 3]])), 0.6),
     # ranks 1.5 1.5 3 4 and 1 2 3 4, centred (-1, -1, .5, 1.5) and (-1.5, -.5, .5, 1.5): 4.5 / sqrt(4.5 * 5)
+    ByHand("rank_correlation", "a map of rounding alone has no ranks",
+           lambda: float(np.isnan(M["rank_correlation"](0.3 + 1e-16 * np.arange(4.0).reshape(2, 2), np.eye(2)))), 1.0),
     ByHand("rank_correlation", "a tie: 4.5 / sqrt(4.5 * 5)",
            lambda: M["rank_correlation"](np.array([[0.0, 0], [3, 4]]), np.array([[1.0, 2], [3, 4]])), 4.5 / 22.5**0.5),
     # own 0.9 is first; own 0.3 is second; own 0.5 has two equals, so it is third

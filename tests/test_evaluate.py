@@ -367,6 +367,16 @@ def test_flat_maps_are_counted_and_told(masks: MaskSet, tmp_path: Path, monkeypa
     assert names == [f"itsm ({len(first[0])} of {rows(found)['itsm']['pairs']} pairs)"]
 
 
+def test_maps_of_rounding_alone_are_flat_as_in_explain(masks: MaskSet, tmp_path: Path) -> None:
+    named = replace(masks, classes={1: "dog", 2: "Dog", 3: "DOG"})
+    asked: dict[str, Any] = {"methods": "surgery", "models": tiny.backbone("vit")}
+    with pytest.warns(EqualTextsWarning):
+        found = evaluate(named, out=tmp_path / "explain", **asked)
+        checked = evaluate(named, out=tmp_path / "sanity", protocol="sanity-v1", **asked)
+    assert rows(found)["surgery"]["flat"] == 11 == rows(checked)["surgery"]["flat"]
+    assert value(found, "surgery", "auroc") == pytest.approx(0.5)
+
+
 def test_shuffling_takes_all_that_is_learned_from_image_tower_and_head() -> None:
     for kind in ("vit", "resnet"):
         backbone = tiny.backbone(kind)

@@ -99,7 +99,7 @@ def draw_examples(
             for one in wanted:
                 if one.method == method:
                     number = one.pair["class"]
-                    heat = normalize(maps[numbers.index(number)].float()).numpy()
+                    heat = normalize(asked.leveled(method, maps[numbers.index(number)])).numpy()
                     picture = _drawn(image, heat, mask == number, data.classes[number], one.pair["iou"])
                     replace_file(folder / _file(model, one), picture)
     if missing:

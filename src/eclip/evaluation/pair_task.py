@@ -93,7 +93,7 @@ class PairTask(Generic[PairRules]):
         for image, picture in enumerate(batch.images):
             for place, number in enumerate(batch.numbers[image]):
                 inside, outside = sides(picture.mask, number)
-                own = {name: each[image][place].float() for name, each in maps.items()}
+                own = {name: self.asked.leveled(name, each[image][place]) for name, each in maps.items()}
                 bound = grid_bound(inside, outside, batch.encoding.grid)
                 beside = baseline_maps(batch.encoding.grid, (picture.place, number), bound)
                 own |= {name: beside[name] for name in self.baselines}

@@ -75,7 +75,8 @@ class PhraseTask(Generic[PhraseRules]):
         for place, phrase in enumerate(image.phrases):
             asked = phrase.text, phrase.where
             if asked not in known:
-                heat = {name: heatmap.normalize(each[texts.index(phrase.text)]) for name, each in maps.items()}
+                raw = {name: self.asked.leveled(name, each[texts.index(phrase.text)]) for name, each in maps.items()}
+                heat = {name: heatmap.normalize(each) for name, each in raw.items()}
                 bound = self.bound(phrase, image.image.size[::-1], encoding.grid)
                 heat |= baseline_maps(encoding.grid, (image.place, place), bound)
                 known[asked] = {

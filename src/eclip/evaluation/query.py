@@ -28,6 +28,7 @@ from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.store import BatchResult
 from eclip.explanation.query import blocks_to_keep, since
+from eclip.heatmap import flat
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
 from eclip.texts.encode import encode_apart
@@ -156,6 +157,11 @@ class EvaluationQuery:
             whole = run(encoding, rows) if rows else encoding.pixels.new_zeros(len(shown), 0, 1, 1)
             found = [whole[image, [rows.index(row) for row in own]] for image, own in enumerate(shown)]
         return [maps.cpu() for maps in found]
+
+    def leveled(self, name: str, maps: Float[Tensor, "*batch row col"]) -> Float[Tensor, "*batch row col"]:
+        """Raw maps of a method, float32, in which those that vary only by rounding are zeros, as `explain` draws them."""
+        maps = maps.float()
+        return maps.where(~flat(maps, METHODS[name].scale)[..., None, None], 0)
 
     def maps_apart(
         self, name: str, encoding: Encoding, text: Float[Tensor, "text feature"]

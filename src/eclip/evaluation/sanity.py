@@ -67,7 +67,7 @@ class SanityTask(PairTask[Sanity]):
         blind = asked.by_method(run, not_applicable, {})
         for image, own in enumerate(batch.shown):
             coarse = {
-                name: [_coarse(each[name][image], encoding.grid) for each in (maps, aside, blind)]
+                name: [_coarse(asked.leveled(name, each[name][image]), encoding.grid) for each in (maps, aside, blind)]
                 for name in maps.keys() & aside.keys() & blind.keys()
             }
             for place in range(len(own)):

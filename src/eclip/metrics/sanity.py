@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 
 from eclip.errors import EclipError, ShapeError
+from eclip.heatmap import flat
 
 Map = Float[np.ndarray, "row col"]
 
@@ -22,7 +24,7 @@ def rank_correlation(first: Map, second: Map) -> float:
         second: on the same grid.
 
     Returns:
-        A value in [-1, 1]; NaN if a map is flat and therefore has no order.
+        A value in [-1, 1]; NaN if a map is flat (`eclip.heatmap.flat`) and therefore has no order.
 
     Raises:
         ShapeError: the grids differ.
@@ -32,6 +34,7 @@ def rank_correlation(first: Map, second: Map) -> float:
         raise ShapeError(f"both maps must be on the same grid, got {first.shape} and {second.shape}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise EclipError("a map has values that are NaN or infinite and cannot be ranked.")
+    if flat(torch.from_numpy(np.stack([first, second]))).any():
+        return np.nan
     one, other = (ranks - ranks.mean() for ranks in (rankdata(first), rankdata(second)))
-    scale = np.sqrt(np.square(one).sum() * np.square(other).sum())
-    return float(np.clip(one @ other / scale, -1, 1)) if scale > 0 else np.nan
+    return float(np.clip(one @ other / np.sqrt(np.square(one).sum() * np.square(other).sum()), -1, 1))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import eclip
 import eclip.errors
@@ -129,6 +130,23 @@ def test_options_are_known_and_checked() -> None:
         eclip.METRICS["auroc"](heat, inside, outside, tolerance=3)
     with pytest.raises(eclip.errors.OptionError, match="at least 0 pixels, got -1"):
         eclip.METRICS["pointing_game"](heat, inside, outside, tolerance=-1)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("name", PAIR)
+def test_of_a_pair_tensors_and_several_images_are_refused(name: str) -> None:
+    heat, inside, outside = pairs(1)[0]
+    with pytest.raises(eclip.errors.ShapeError, match=r"heat must be \(height, width\), got \(1, 21, 24\)"):
+        eclip.METRICS[name](heat[None], inside[None], outside[None])
+    with pytest.raises(eclip.errors.EclipError, match=r"NumPy arrays, but inside is a Tensor: use np.asarray\(inside\)"):
+        eclip.METRICS[name](heat, torch.from_numpy(inside), outside)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_a_single_map_is_no_list_of_maps() -> None:
+    heat, inside, _ = pairs(1)[0]
+    with pytest.raises(eclip.errors.ShapeError, match=r"masks\[0\] must be \(height, width\), .*: pass lists"):
+        eclip.METRICS["region_overlap"](heat, inside)
 
 
 @pytest.mark.usefixtures("shapes_unchecked")

@@ -42,12 +42,19 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         confusion(CALLED[:1], TRUTH, 4)
     with pytest.raises(eclip.errors.OptionError, match="classes must be at least 1, got 0"):
         confusion(CALLED, TRUTH, 0)
+    with pytest.raises(eclip.errors.OptionError, match="void 255 is one of the 300 classes: .* such as -1"):
+        confusion(CALLED, TRUTH, 300)
     nothing = confusion(CALLED, np.full_like(TRUTH, 255), 4)
     for name in ("segmentation_miou", "pixel_accuracy"):
         with pytest.raises(eclip.errors.DataError, match="there is nothing to score"):
             M[name](nothing)
     with pytest.raises(eclip.errors.DataError, match="void or background"):
         M["segmentation_miou"](confusion(TRUTH * 0, TRUTH * 0, 2), ignore_background=True)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_labels_may_be_a_list() -> None:
+    assert M["accuracy"](np.eye(3), [0, 1, 0]) == pytest.approx(2 / 3)
 
 
 def test_ties_count_against_us() -> None:

@@ -137,7 +137,7 @@ def test_fills() -> None:
 def test_the_blur_is_a_gaussian() -> None:
     point = torch.zeros(3, 31, 31)
     point[1, 15, 15] = 1
-    blurred = fill("blur", point, black=BLACK, white=WHITE, sigma=3.0)
+    blurred = fill("blur", point.requires_grad_(), black=BLACK, white=WHITE, sigma=3.0)
     assert not blurred[[0, 2]].any(), "channels do not mix"
     # the density of the normal distribution at its middle, and at one sigma below that times exp(-1/2)
     assert blurred[1, 15, 15].item() == pytest.approx(1 / (2 * np.pi * 9), rel=1e-3)
@@ -152,6 +152,7 @@ def test_what_cannot_be_walked_is_refused() -> None:
         ({"batch_size": 0}, "got 50 and 0"),
         ({"up_to": 0.0}, r"up_to must be in \(0, 1\], got 0.0"),
         ({"up_to": 1.5}, r"in \(0, 1\], got 1.5"),
+        ({"up_to": 0.1}, "up_to=0.1 is less than one of the 4 pixels: use at least 0.25"),
     ):
         with pytest.raises(eclip.errors.OptionError, match=message):
             INSERTION(mean_of_patch, image, heat, image, **options)

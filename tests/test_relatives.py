@@ -313,10 +313,10 @@ def test_masks_of_defects_are_read_by_color(tmp_path: Path) -> None:
 def test_metrics_refuse_what_they_would_misread() -> None:
     """Zeros and ones in place of booleans index items instead of choosing them."""
     heat, mask = np.linspace(0, 1, 12).reshape(3, 4), np.arange(12).reshape(3, 4) > 8
-    with pytest.raises(EclipError, match="mask 0 must be boolean, got uint8"):
+    with pytest.raises(EclipError, match=r"masks\[0\] must be boolean, got uint8"):
         eclip.METRICS["region_overlap"]([heat], [mask.astype(np.uint8)])
     for wrong in (mask.T, mask[:2], np.pad(mask, 1)):
-        with pytest.raises(ShapeError, match="mask 0 must have the shape of its map"):
+        with pytest.raises(ShapeError, match=r"masks\[0\] must have the shape of its map"):
             eclip.METRICS["region_overlap"]([heat], [wrong])
     confidence, answers = np.array([0.1, 0.4, 0.3, 0.8]), np.array([0, 1, 0, 1])
     for given, said in (

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import label
 
 from eclip.errors import EclipError, ShapeError
+from eclip.metrics.localization import check_boolean
 
 LIMIT = 0.3
 
@@ -32,16 +33,17 @@ def region_overlap(
         limit: largest false positive rate, above 0 and at most 1.
 
     Raises:
-        ShapeError: a mask does not have the shape of its map.
+        ShapeError: a mask is not (height, width), or does not have the shape of its map.
         EclipError: there is no defect or no normal pixel, a map is not finite, or a mask is not boolean.
     """
     if not 0 < limit <= 1 or len(maps) != len(masks) or not len(maps):
         raise EclipError("there must be as many maps as masks, at least one, and a limit in (0, 1].")
     for number, (heat, mask) in enumerate(zip(maps, masks, strict=True)):
-        if mask.dtype != bool:
-            raise EclipError(f"mask {number} must be boolean, got {mask.dtype}: compare it, as in mask > 0.")
+        check_boolean(f"masks[{number}]", mask)
+        if mask.ndim != 2:
+            raise ShapeError(f"masks[{number}] must be (height, width), got {mask.shape}: pass lists of maps and masks.")
         if mask.shape != heat.shape:
-            raise ShapeError(f"mask {number} must have the shape of its map, {heat.shape}, got {mask.shape}.")
+            raise ShapeError(f"masks[{number}] must have the shape of its map, {heat.shape}, got {mask.shape}.")
     values = np.concatenate([one.ravel() for one in maps]).astype(float)
     weights, normal = [], []
     for one in masks:

@@ -51,7 +51,7 @@ def fill(
     if name == "mean":
         return pixels.mean((1, 2), keepdim=True).expand_as(pixels)
     if name == "blur":
-        blurred = ndimage.gaussian_filter(pixels.float().cpu().numpy(), (0, sigma, sigma), mode="reflect")
+        blurred = ndimage.gaussian_filter(pixels.detach().float().cpu().numpy(), (0, sigma, sigma), mode="reflect")
         return torch.from_numpy(np.ascontiguousarray(blurred)).to(pixels)
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.rand(pixels.shape, generator=generator, dtype=torch.float32, device="cpu").to(pixels)

@@ -197,18 +197,27 @@ def check_thresholds(thresholds: Float[np.ndarray, " threshold"]) -> None:
         raise OptionError(f"thresholds must be strictly ascending, got {thresholds.tolist()}: sort them.")
 
 
+def check_boolean(name: str, mask: Bool[np.ndarray, "*axes"]) -> None:
+    """Raise EclipError if a mask is not a boolean array."""
+    if not isinstance(mask, np.ndarray):
+        raise EclipError(f"metrics take NumPy arrays, but {name} is a {type(mask).__name__}: use np.asarray({name}).")
+    if mask.dtype != bool:
+        raise EclipError(f"{name} must be boolean, got {mask.dtype}: compare it, as in mask == 15.")
+
+
 def parts(
     heat: Heat, inside: Mask, outside: Mask
 ) -> tuple[Float[np.ndarray, " inside"], Float[np.ndarray, " outside"]]:
     """The heat inside and the heat outside, as two lists of pixels; every metric of pairs starts here.
 
     Raises:
-        ShapeError: a mask and the heat differ in shape.
+        ShapeError: heat is not (height, width), or a mask does not have its shape.
         EclipError: heat is outside [0, 1] or NaN, inside is empty, or masks are not boolean or overlap.
     """
     for name, mask in (("inside", inside), ("outside", outside)):
-        if mask.dtype != bool:
-            raise EclipError(f"{name} must be boolean, got {mask.dtype}: compare it, as in mask == 15.")
+        check_boolean(name, mask)
+    if heat.ndim != 2:
+        raise ShapeError(f"heat must be (height, width), got {heat.shape}: score images one by one.")
     if not heat.shape == inside.shape == outside.shape:
         given = f"{inside.shape} and {outside.shape}"
         raise ShapeError(f"masks must be (height, width) = {heat.shape} as heat is, got {given}: use heatmap.resize.")

@@ -92,6 +92,7 @@ def accuracy(similarity: Similarity, label: Integer[np.ndarray, " query"], *, k:
     Raises:
         EclipError: as in `recall`, or labels are not whole numbers, one for each image.
     """
+    label = np.asarray(label)
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise DataError(f"label must be whole numbers (query,), got {label.dtype} of shape {label.shape}.")
     return recall(similarity, [[int(one)] for one in label], k=k)

@@ -26,12 +26,14 @@ def confusion(
         void: the label of pixels whose class is unknown; they are left out, whatever is predicted there.
 
     Raises:
-        OptionError: classes is less than 1.
+        OptionError: classes is less than 1, or void is one of the classes.
         ShapeError: predicted and truth differ in shape.
         DataError: a label that is not a class, or labels that are not whole numbers.
     """
     if classes < 1:
         raise OptionError(f"classes must be at least 1, got {classes}.")
+    if 0 <= void < classes:
+        raise OptionError(f"void {void} is one of the {classes} classes: use a number that is no class, such as -1.")
     if predicted.shape != truth.shape:
         raise ShapeError(f"predicted must have the shape of truth, {truth.shape}, got {predicted.shape}: resize it.")
     for what, labels in (("truth", truth), ("predicted", predicted)):

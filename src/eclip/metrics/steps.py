@@ -65,7 +65,7 @@ def deletion(
         seed: for the order of pixels with equal heat.
 
     Raises:
-        OptionError: steps or batch_size is less than 1, or up_to is not in (0, 1].
+        OptionError: steps or batch_size is less than 1, or up_to is not in (0, 1] or less than a pixel.
         ShapeError: heat or fill and pixels differ in size, or score does not return one row per image.
         EclipError: heat is NaN or infinite.
     """
@@ -82,6 +82,8 @@ def deletion(
     rank[pixel_order(heat, seed)] = np.arange(heat.size)
     places = torch.from_numpy(rank.reshape(heat.shape)).to(pixels.device)
     counts = np.rint(np.linspace(0, up_to, steps + 1) * heat.size).astype(np.int64)
+    if not counts[-1]:
+        raise OptionError(f"up_to={up_to} is less than one of the {heat.size} pixels: use at least {1 / heat.size:.2g}.")
     scores = []
     for first in range(0, len(counts), batch_size):
         some = torch.from_numpy(counts[first : first + batch_size]).to(pixels.device)[:, None, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -199,8 +200,8 @@ def test_coco_is_read_once_it_is_prepared(tmp_path: Path, name: str) -> None:
 
 
 def test_a_preparation_goes_on_and_is_done_once(tmp_path: Path) -> None:
-    coco(tmp_path)
-    part = tmp_path / "eclip_masks" / "val2017.part"
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    part = tmp_path / "eclip_masks" / f"val2017.{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.part"
     gray(part / "000000000009.png", [[1, 1, 1], [1, 1, 1]])  # of a run that was stopped: kept
     done: list[tuple[int, int]] = []
     DATASETS["coco2017"].prepare(tmp_path, None, lambda *one: done.append(one))
@@ -810,12 +811,28 @@ def test_a_stopped_preparation_goes_on(tmp_path: Path) -> None:
     coco(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         DATASETS["coco2017"].prepare(tmp_path, None, stop)
-    part = tmp_path / "eclip_masks" / "val2017.part"
+    [part] = (tmp_path / "eclip_masks").glob("val2017.*.part")
     [first] = part.iterdir()
     written = first.stat().st_mtime_ns
     DATASETS["coco2017"].prepare(tmp_path)
     assert (tmp_path / "eclip_masks" / "val2017" / first.name).stat().st_mtime_ns == written
     assert masks_of("coco2017", tmp_path)[1]["000000000139"] == HAND
+
+
+def test_a_stopped_preparation_of_other_annotations_starts_again(tmp_path: Path) -> None:
+    def stop(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    file = coco(tmp_path) / "annotations" / "instances_val2017.json"
+    whole = json.loads(file.read_text())
+    whole["annotations"], right = [], whole["annotations"]
+    file.write_text(json.dumps(whole))
+    with pytest.raises(KeyboardInterrupt):
+        DATASETS["coco2017"].prepare(tmp_path, None, lambda done, count: stop(done, count) if done == count else None)
+    file.write_text(json.dumps({**whole, "annotations": right}))
+    DATASETS["coco2017"].prepare(tmp_path)
+    assert masks_of("coco2017", tmp_path)[1]["000000000139"] == HAND
+    assert [one.name for one in (tmp_path / "eclip_masks").iterdir()] == ["val2017"]
 
 
 # The packs

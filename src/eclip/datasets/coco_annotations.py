@@ -5,8 +5,10 @@ The whole file is read, as COCO's own tools do, but only once: afterwards, only 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -115,15 +117,20 @@ def write_masks(
     Warns:
         DataWarning: annotations, or parts of them, cannot be painted and are left out.
     """
-    whole, part = root / PREPARED / folder, root / PREPARED / f"{folder}.part"
+    whole = root / PREPARED / folder
     if whole.is_dir():
         return whole
     images_of(root, split)
-    found = read_annotations(either(root, f"annotations/instances_{split}.json", f"instances_{split}.json"))
+    file = either(root, f"annotations/instances_{split}.json", f"instances_{split}.json")
+    found = read_annotations(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    part = root / PREPARED / f"{folder}.{digest}.part"  # so that a run goes on only with the same annotations
     classes, paint = plan(found)
     stems = Counter(Path(one.name).stem for one in found.images)
     files: dict[str, str] = {}
     try:
+        for other in {*whole.parent.glob(f"{folder}.*part")} - {part}:
+            shutil.rmtree(other)
         part.mkdir(parents=True, exist_ok=True)
         for done, one in enumerate(found.images, 1):
             stem = Path(one.name).stem

@@ -541,6 +541,10 @@ def test_shards_hold_masks_in_tars_and_classes_beside_or_inside(tmp_path: Path) 
     [
         ({"0.jpg": b"x"}, "the key '0' has no mask, 0.seg.png"),
         ({"0.seg.png": b"x"}, "the key '0' has no image"),
+        (
+            {"f.001.jpg": b"x", "f.001.seg.png": b"x"},
+            r"f.001.jpg, f.001.seg.png: a key ends at the first dot, .*: rename",
+        ),
         ({"0.jpg": b"x", "0.seg.png": b"x"}, "classes.txt is missing, and no KEY.json names classes"),
         ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": ["dog"]}'}, r"must be .*classes"),
         ({"0.jpg": b"x", "0.seg.png": b"x", "0.json": b'{"classes": {"0": "dog"}}'}, "names class 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda pack: (pack / "classes.txt").write_text("1 dog"),
         "line 1 of .*a tab and a name.*'1 dog'",
     ),
+    "classes half numbered": (
+        lambda pack: (pack / "classes.txt").write_text("background\n8-ball\ncue"),
+        "line 2 of .* begins with a number but has no tab, '8-ball': number all lines",
+    ),
     "classes too many": (lambda pack: (pack / "classes.txt").write_text("65536\tdog"), "0 to 65535"),
     "no image": (
         lambda pack: (pack / "images" / "c.jpg").unlink(),
@@ -219,6 +224,27 @@ def test_images_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: 
         [item] = [one for one in read_masks(pack).items if one.name == "c"]
         assert item.image.name == f"c{end}" and set(np.unique(item.read()).tolist()) == {0, 1, 2}
         (pack / "index.tsv").unlink(missing_ok=True)
+
+
+def test_what_systems_and_editors_leave_does_not_matter(pack: Path) -> None:
+    for name in ("images/._c.jpg", "masks/._c.png"):
+        (pack / name).write_bytes(b"of macOS")
+    names = [item.name for item in read_masks(pack).items]
+    for name in ("classes.txt", "index.tsv"):
+        with (pack / name).open("a") as file:
+            file.write("\n\n")
+    assert [item.name for item in read_masks(pack).items] == names
+    (pack / "index.tsv").unlink()
+    assert [item.name for item in read_masks(pack).items] == sorted(names)
+
+
+def test_images_in_folders_need_an_index(pack: Path) -> None:
+    (pack / "index.tsv").unlink()
+    (pack / "images/sub").mkdir()
+    shutil.copy(pack / "images/c.jpg", pack / "images/sub/1.jpg")
+    told = r"1 image in folders below .*images: sub/1, left out. List them in an index.tsv"
+    with pytest.warns(eclip.errors.DataWarning, match=told):
+        assert len(read_masks(pack).items) == 4
 
 
 def test_files_of_no_kind_that_is_read_are_counted_and_told(pack: Path) -> None:

@@ -138,7 +138,9 @@ def test_of_a_pair_tensors_and_several_images_are_refused(name: str) -> None:
     heat, inside, outside = pairs(1)[0]
     with pytest.raises(eclip.errors.ShapeError, match=r"heat must be \(height, width\), got \(1, 21, 24\)"):
         eclip.METRICS[name](heat[None], inside[None], outside[None])
-    with pytest.raises(eclip.errors.EclipError, match=r"NumPy arrays, but inside is a Tensor: use np.asarray\(inside\)"):
+    with pytest.raises(
+        eclip.errors.EclipError, match=r"NumPy arrays, but inside is a Tensor: use np.asarray\(inside\)"
+    ):
         eclip.METRICS[name](heat, torch.from_numpy(inside), outside)
 
 

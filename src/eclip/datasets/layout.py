@@ -61,7 +61,7 @@ def lines(path: Path) -> list[str]:
         ) from error
     if not found:
         raise DataError(f"{path} is empty.")
-    return found.removesuffix("\n").split("\n")  # not at other line separators, which a name may contain
+    return found.rstrip("\n").split("\n")  # not at other line separators, which a name may contain
 
 
 def names_in(path: Path) -> list[str]:
@@ -103,6 +103,12 @@ def read_classes(path: Path) -> tuple[dict[int, str], Table | None]:
         if not 0 < len(named) < 255:
             raise DataError(f"{path} names {len(named)} classes, but 8-bit masks hold 1 to 254.")
         return named, (*table, (255, VOID))
+    started = [place for place, row in enumerate(rows, 1) if re.match(r"\d+\W", row)]
+    if len(started) < len(rows) and not any("\t" in row for row in rows):
+        raise DataError(
+            f"line {started[0]} of {path} begins with a number but has no tab, {rows[started[0] - 1]!r}: number all "
+            "lines, with a tab behind each number, or none."
+        )
     named = {}
     for place, row in enumerate(rows, 1):
         number, tab, name = row.partition("\t")

@@ -146,6 +146,13 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
                 f"{len(left)} of {len(pictures)} images in {images} have no mask of the same name and are left out: "
                 f"{some(left)}."
             )
+        with os.scandir(images) as entries:
+            deeper = [one.name for one in entries if one.is_dir() and not one.name.startswith(".")]
+        if deep := sorted(_pictures(images, deeper)[0]):
+            _tell(
+                f"{len(deep)} image{'s' * (len(deep) > 1)} in folders below {images}: {some(deep)}, left out. List them "
+                f"in an index.tsv, with the header name and lines such as {deep[0]}."
+            )
     names = [row["name"] for row in rows]
     if repeated := some([name for name, count in Counter(names).items() if count > 1]):
         raise DataError(f"{index} lists images more than once: {repeated}. Each has one row and one mask.")
@@ -194,7 +201,7 @@ def _beside(images: Path, masks: Path, numbers: frozenset[int], decode: Decode, 
 
 
 def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Supported files by name without extension, and all others that are not hidden; "" stands for the folder."""
+    """Supported files by name without extension, and all others; none is hidden. "" stands for the folder."""
     found: dict[str, list[str]] = defaultdict(list)
     passed: list[str] = []
     for below in sorted(inside):
@@ -202,9 +209,11 @@ def _pictures(folder: Path, inside: Iterable[str]) -> tuple[dict[str, list[str]]
             continue
         for entry in sorted(os.scandir(folder / below), key=lambda one: one.name):
             stem, kind = os.path.splitext(os.path.join(below, entry.name))
+            if entry.name.startswith("."):  # such as macOS's "._0.jpg"
+                continue
             if kind.lower() in EXTENSIONS:
                 found[stem].append(stem + kind)
-            elif not entry.name.startswith(".") and entry.name not in _NOT_OURS and entry.is_file():
+            elif entry.name not in _NOT_OURS and entry.is_file():
                 passed.append(stem + kind)
     return dict(found), passed
 

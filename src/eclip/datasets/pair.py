@@ -79,8 +79,8 @@ class PairSet:
         return numbered(item.place for item in self.items)
 
     def group_numbers(self) -> list[int]:
-        """The number of each item's group, from 0, in order of first appearance; see `Pair`."""
-        return numbered(item.group or place for place, item in enumerate(self.items))
+        """The number of each item's group, from 0, in order of first appearance; without one, the items of its image."""
+        return numbered(item.group or item.place for item in self.items)
 
     def digest(self) -> str:
         """16 hexadecimal digits computed from the images' names and sizes, the captions and the classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections import defaultdict
 from dataclasses import replace
@@ -44,6 +45,11 @@ def shards(root: Path, _: str) -> MaskSet:
                 passed += other
                 continue
             if image is None and mask is None:
+                if dotted := [one.name for kind, one in group.items() if os.path.splitext(kind)[1] in EXTENSIONS]:
+                    raise DataError(
+                        f"{tar}: {some(dotted)}: a key ends at the first dot, so this is not read as an image or mask: "
+                        "rename it."
+                    )
                 continue
             if image is None or mask is None:
                 lacks = "image" if image is None else f"mask, {key}{SEG}"

@@ -41,7 +41,9 @@ def region_overlap(
     for number, (heat, mask) in enumerate(zip(maps, masks, strict=True)):
         check_boolean(f"masks[{number}]", mask)
         if mask.ndim != 2:
-            raise ShapeError(f"masks[{number}] must be (height, width), got {mask.shape}: pass lists of maps and masks.")
+            raise ShapeError(
+                f"masks[{number}] must be (height, width), got {mask.shape}: pass lists of maps and masks."
+            )
         if mask.shape != heat.shape:
             raise ShapeError(f"masks[{number}] must have the shape of its map, {heat.shape}, got {mask.shape}.")
     values = np.concatenate([one.ravel() for one in maps]).astype(float)

@@ -83,7 +83,9 @@ def deletion(
     places = torch.from_numpy(rank.reshape(heat.shape)).to(pixels.device)
     counts = np.rint(np.linspace(0, up_to, steps + 1) * heat.size).astype(np.int64)
     if not counts[-1]:
-        raise OptionError(f"up_to={up_to} is less than one of the {heat.size} pixels: use at least {1 / heat.size:.2g}.")
+        raise OptionError(
+            f"up_to={up_to} is less than one of the {heat.size} pixels: use at least {1 / heat.size:.2g}."
+        )
     scores = []
     for first in range(0, len(counts), batch_size):
         some = torch.from_numpy(counts[first : first + batch_size]).to(pixels.device)[:, None, None, None]

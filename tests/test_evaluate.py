@@ -488,6 +488,7 @@ def test_items_that_share_an_image_are_one_candidate(tmp_path: Path) -> None:
         for name, items in (("whole", pairs.items), ("apart", apart))
     )
     one, other = rows(wanted)["model"], rows(found)["model"]
+    assert found.results["data"]["groups"] == 3, "nor are they independent"
     assert one["images"] == other["images"] == 3 and one["pairs"] == other["pairs"] == 6
     for key, number in one["numbers"].items():
         assert other["numbers"][key]["value"] == pytest.approx(number["value"], abs=1e-6), key

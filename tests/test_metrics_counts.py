@@ -42,7 +42,7 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         confusion(CALLED[:1], TRUTH, 4)
     with pytest.raises(eclip.errors.OptionError, match="classes must be at least 1, got 0"):
         confusion(CALLED, TRUTH, 0)
-    with pytest.raises(eclip.errors.OptionError, match="void 255 is one of the 300 classes: .* such as -1"):
+    with pytest.raises(eclip.errors.OptionError, match=r"void 255 is one of the 300 classes: .* such as -1"):
         confusion(CALLED, TRUTH, 300)
     nothing = confusion(CALLED, np.full_like(TRUTH, 255), 4)
     for name in ("segmentation_miou", "pixel_accuracy"):

@@ -251,9 +251,11 @@ def test_examples_are_the_best_and_worst_pairs(found: Evaluation) -> None:
 def test_pairs_are_chosen_by_hand() -> None:
     each = [(0, 1, 0.5), (0, 2, 0.9), (1, 1, 0.9), (2, 1, 0.1), (2, 2, 0.1)]
     row = Row("itsm", False, 5, 3, {}, {}, [{"image": p, "class": c, "iou": iou, "msc": 0.0} for p, c, iou in each])
-    got = [(one.kind, one.pair["image"], one.pair["class"]) for one in chosen(row, 2)]
+    got = [(one.kind, one.pair["image"], one.pair["class"]) for one in chosen(row, 2, range(9))]
     assert got == [("best", 0, 2), ("best", 1, 1), ("worst", 2, 1), ("worst", 0, 1)]
-    assert chosen(row, 0) == []
+    assert chosen(row, 0, range(9)) == []
+    shared = [(one.kind, one.pair["image"], one.pair["class"]) for one in chosen(row, 2, [0, 0, 1])]
+    assert shared == [("best", 0, 2), ("best", 2, 1), ("worst", 2, 2), ("worst", 0, 1)], "0 and 1 are one image"
 
 
 def test_pictures_are_small_and_show_the_true_outline(found: Evaluation) -> None:

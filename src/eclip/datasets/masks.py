@@ -150,8 +150,8 @@ def plain_rows(folder: Path, where: dict[str, str], group: Callable[[dict[str, s
             deeper = [one.name for one in entries if one.is_dir() and not one.name.startswith(".")]
         if deep := sorted(_pictures(images, deeper)[0]):
             _tell(
-                f"{len(deep)} image{'s' * (len(deep) > 1)} in folders below {images}: {some(deep)}, left out. List them "
-                f"in an index.tsv, with the header name and lines such as {deep[0]}."
+                f"{len(deep)} image{'s' * (len(deep) > 1)} in folders below {images}: {some(deep)}, left out. List "
+                f"them in an index.tsv, with the header name and lines such as {deep[0]}."
             )
     names = [row["name"] for row in rows]
     if repeated := some([name for name, count in Counter(names).items() if count > 1]):

@@ -79,7 +79,7 @@ class PairSet:
         return numbered(item.place for item in self.items)
 
     def group_numbers(self) -> list[int]:
-        """The number of each item's group, from 0, in order of first appearance; without one, the items of its image."""
+        """The number of each item's group, from 0, by first appearance; without one, that of its image."""
         return numbered(item.group or item.place for item in self.items)
 
     def digest(self) -> str:

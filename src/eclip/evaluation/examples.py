@@ -45,8 +45,8 @@ class Example(NamedTuple):
     pair: dict[str, Any]
 
 
-def chosen(row: Row, count: int) -> list[Example]:
-    """The `count` best pairs by IoU, best first, and the `count` worst, worst first.
+def chosen(row: Row, count: int, numbers: Sequence[int]) -> list[Example]:
+    """The `count` best pairs by IoU, best first, and the `count` worst, worst first; `numbers` has each item's image.
 
     The best are of different images, and so are the worst; no pair is both. Among equal pairs, the first in the data
     set is chosen.
@@ -58,8 +58,9 @@ def chosen(row: Row, count: int) -> list[Example]:
         for pair in sorted(row.each, key=lambda one: sign * one["iou"]):
             if len(images) == count:
                 break
-            if pair["image"] not in images and (pair["image"], pair["class"]) not in taken:
-                images.add(pair["image"])
+            image = numbers[pair["image"]]
+            if image not in images and (pair["image"], pair["class"]) not in taken:
+                images.add(image)
                 found.append(Example(row.method, kind, pair))
     return found
 
@@ -78,7 +79,8 @@ def draw_examples(
     """
     asked, model, data = task.asked, task.asked.backbone.name, task.asked.data
     assert isinstance(data, MaskSet)
-    examples = [one for row in rows if not row.baseline for one in chosen(row, count)]
+    numbers = data.image_numbers()
+    examples = [one for row in rows if not row.baseline for one in chosen(row, count, numbers)]
     missing: dict[int, list[Example]] = {}
     for one in examples:
         if not (folder / _file(model, one)).is_file():
@@ -92,14 +94,14 @@ def draw_examples(
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))
         image, mask = found[0].image, found[0].mask
-        numbers = present(mask, task.rules.least)
-        shown = [[task.columns[number] for number in numbers]]
+        there = present(mask, task.rules.least)
+        shown = [[task.columns[number] for number in there]]
         for method in dict.fromkeys(one.method for one in wanted):
             maps = asked.maps(method, encoding, task.text, shown)[0]
             for one in wanted:
                 if one.method == method:
                     number = one.pair["class"]
-                    heat = normalize(asked.leveled(method, maps[numbers.index(number)])).numpy()
+                    heat = normalize(asked.leveled(method, maps[there.index(number)])).numpy()
                     picture = _drawn(image, heat, mask == number, data.classes[number], one.pair["iou"])
                     replace_file(folder / _file(model, one), picture)
     if missing:

@@ -159,7 +159,7 @@ class EvaluationQuery:
         return [maps.cpu() for maps in found]
 
     def leveled(self, name: str, maps: Float[Tensor, "*batch row col"]) -> Float[Tensor, "*batch row col"]:
-        """Raw maps of a method, float32, in which those that vary only by rounding are zeros, as `explain` draws them."""
+        """Raw maps of a method, float32; those that vary only by rounding are zeros, as `explain` draws them."""
         maps = maps.float()
         return maps.where(~flat(maps, METHODS[name].scale)[..., None, None], 0)
 

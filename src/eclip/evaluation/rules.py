@@ -59,7 +59,7 @@ class Localize:
     """Does the map of a class that an image shows lie on its object? Each such pair is scored alone, void left out.
 
     Maps are min-max normalized on their own grid and resized bilinearly to the mask. All pairs of a method share one
-    threshold of the list, the best for each number; the number with thresholds chosen on the other half of the images
+    threshold of the list, the best for each number; the number with thresholds chosen on the other half of the groups
     tells how much this choice is worth.
 
     Attributes:

@@ -61,6 +61,9 @@ def test_replicates_without_the_number_are_left_out_and_none_is_unknown() -> Non
     assert number(np.nan, np.array([np.nan])).plain() == {"value": None, "low": None, "high": None}
 
 
+OURS = {"schema": "eclip.eval/1"}
+
+
 def test_parts_come_back_as_they_were_and_missing_ones_are_named(tmp_path: Path) -> None:
     parts = ResultStore(tmp_path, "hf:org/a model", "abc")
     assert parts.missing() == [0, 1, 2]
@@ -97,40 +100,60 @@ def test_a_broken_part_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    open_run(folder, {"methods": ["itsm"], "batch_size": 4})
+    open_run(folder, {**OURS, "methods": ["itsm"], "batch_size": 4})
     ResultStore(folder, "m", "a").write(0, BatchResult({}))
-    open_run(folder, {"methods": ["itsm"], "batch_size": 4})
+    open_run(folder, {**OURS, "methods": ["itsm"], "batch_size": 4})
     assert ResultStore(folder, "m", "a").missing() == []
     with pytest.raises(ResultError, match=r"batch_size was 4, now 8\): use another folder .* \(--overwrite\)"):
-        open_run(folder, {"methods": ["itsm"], "batch_size": 8})
+        open_run(folder, {**OURS, "methods": ["itsm"], "batch_size": 8})
     assert ResultStore(folder, "m", "a").missing() == [], "nothing is lost by asking"
-    open_run(folder, {"methods": ["itsm"], "batch_size": 8}, overwrite=True)
+    open_run(folder, {**OURS, "methods": ["itsm"], "batch_size": 8}, overwrite=True)
     assert ResultStore(folder, "m", "a").missing() == [0]
     assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
 
 
 def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Path) -> None:
-    open_run(tmp_path, {"methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
+    open_run(tmp_path, {**OURS, "methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
     with pytest.raises(ResultError) as told:
-        open_run(tmp_path, {"methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}})
+        open_run(tmp_path, {**OURS, "methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}})
     wanted = "methods.itsm was {}, now absent; methods.legrad.depth was 4, now 2; methods.rise was absent, now {}; "
     assert f'({wanted}data.split was "val", now "train")' in str(told.value)
     with pytest.raises(ResultError, match=r"4, now 5; .*; and 1 more\)"):
-        open_run(tmp_path, {"methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})
+        open_run(tmp_path, {**OURS, "methods": {"legrad": {"depth": 5}}, "data": {}, "batch_size": 1})
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{"])
-def test_a_broken_question_is_another_question(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", '{"q": "what is CLIP?"}'])
+def test_a_question_of_others_is_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "question.json").write_text(text)
-    with pytest.raises(ResultError, match=r"different settings \(every was absent, now 1\)"):
-        open_run(tmp_path, {"every": 1})
-    open_run(tmp_path, {"every": 1}, overwrite=True)
+    (tmp_path / "results.csv").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ResultError, match=r"contains question.json, results.csv, not written by eclip"):
+            open_run(tmp_path, {**OURS, "every": 1}, overwrite=overwrite)
+    assert (tmp_path / "question.json").read_text() == text and (tmp_path / "results.csv").read_text() == "mine"
+
+
+def test_a_stopped_overwrite_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    open_run(folder, {**OURS, "every": 1})
+    ResultStore(folder, "m", "a").write(0, BatchResult({}))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", stop)
+        open_run(folder, {**OURS, "every": 2}, overwrite=True)
+    open_run(folder, {**OURS, "every": 2})
+    assert ResultStore(folder, "m", "a").missing() == [0]
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "parts").symlink_to(tmp_path / "elsewhere")
+    open_run(folder, {**OURS, "every": 3}, overwrite=True)
+    assert not (folder / "parts").exists() and (tmp_path / "elsewhere").is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match="cannot be written"):
-        open_run(tmp_path / "file", {})
+        open_run(tmp_path / "file", OURS)
 
 
 def test_baselines_know_nothing_but_place_and_seed() -> None:

@@ -130,30 +130,35 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
     Raises:
         ResultError: the folder contains a run with different settings or unrelated files, or cannot be written.
     """
-    file, question = folder / QUESTION, json.loads(json.dumps(question))
+    file, question, emptied = folder / QUESTION, json.loads(json.dumps(question)), {"schema": question["schema"]}
     held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
-    if not file.is_file():
+    before = _question(file)
+    if not str(before.get("schema")).startswith("eclip.eval/"):
         check_no_other(folder, "eclip eval")
-        if held:
+        if held := [QUESTION] * file.exists() + held:
             raise ResultError(
                 f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
             )
-    elif not overwrite:
-        try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # the latter if it is no object
-            before = {}
-        if before == question:
-            return
+    elif before == question and not overwrite:
+        return
+    elif before != emptied and not overwrite:
         raise ResultError(
             f"the folder {str(folder)!r} contains a run with different settings ({told(before, question)}): use "
             "another folder (-o DIR), or replace it (--overwrite)."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)  # first, so that a partly removed run is not resumed
-        for name in held:
-            shutil.rmtree(folder / name) if name in FOLDERS else (folder / name).unlink()
+        replace_file(file, json.dumps(emptied).encode())  # so that a partly removed run is ours, and not resumed
+        for path in (folder / name for name in held):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
-        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+        raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror or error}.") from error
     replace_file(file, json.dumps(question, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
+
+
+def _question(file: Path) -> dict[str, Any]:
+    """The question of a run; empty if there is none, or none that can be read."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # the latter if it is no object
+        return {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import IO
 
 import pytest
 import torch
 
+from eclip import files
 from eclip.errors import ResultError
 from eclip.files import cache_folder, hash_weights, replace_file
 
@@ -34,6 +36,15 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == b"second" and [*path.parent.iterdir()] == [path]
     with pytest.raises(ResultError, match=r"b\.bin' cannot be written: "):
         replace_file(path / "b.bin", b"below a file")
+
+
+def test_what_windows_lacks_is_asked_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.peak_mib() > 10
+    monkeypatch.setattr(files, "resource", None)
+    assert files.peak_mib() is None
+    source = Path(files.__file__).parent
+    unix = re.compile(r"^\s*import (resource|fcntl)\b", re.MULTILINE)
+    assert [path.name for path in source.rglob("*.py") if unix.search(path.read_text(encoding="utf-8"))] == ["files.py"]
 
 
 def test_the_cache_lies_where_the_machine_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # Windows, where a folder cannot be locked this way
-    fcntl = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # Windows, where a folder cannot be locked this way, and the peak of memory is not known
+    fcntl = resource = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
 SHARDED = ("index", "shards", "failures")
@@ -249,6 +251,14 @@ def read_array(path: Path) -> NDArray[Any]:
     if not isinstance(values, np.ndarray):
         raise ValueError("it is an archive of several arrays")
     return values
+
+
+def peak_mib() -> int | None:
+    """The peak memory of this process so far, in MiB; None on Windows."""
+    if resource is None:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def hash_weights(weights: Iterable[tuple[str, Tensor]], before: bytes = b"") -> hashlib._Hash:

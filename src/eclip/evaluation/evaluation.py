@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from eclip.errors import OptionError, ResultError
 from eclip.evaluation.report.table import plain_table
 from eclip.evaluation.row import Row
 from eclip.evaluation.store import PAIRS, RESULTS, TABLE, BatchResult
-from eclip.files import replace_file
+from eclip.files import peak_mib, replace_file
 
 SCHEMA = "eclip.eval/1"
 Found = dict[str, tuple[list[Row], list[BatchResult]]]
@@ -176,7 +174,6 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
         not_applicable |= {(model, name): why for batch in batches for name, why in batch.not_applicable.items()}
         failures |= {name: why for batch in batches for name, why in batch.failures}
         timing[model] = _timing(batches)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         **question,
         "rows": rows,
@@ -184,7 +181,7 @@ def results_of(question: dict[str, Any], found: Found, left_out: Sequence[tuple[
             {"model": model, "method": name, "why": why} for (model, name), why in not_applicable.items()
         ],
         "failures": [{"source": source, "error": why} for source, why in failures.items()],
-        "timing": {**timing, "peak_mib": round(peak)},
+        "timing": {**timing, "peak_mib": peak_mib()},
     }
 
 

@@ -13,9 +13,7 @@ number of processes, up to rounding.
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +27,7 @@ from eclip.backbones.load import load
 from eclip.datasets.caption_sources import Pair, digest, read_pairs
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, TrainingError
-from eclip.files import cache_folder
+from eclip.files import cache_folder, peak_mib
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
@@ -248,8 +246,8 @@ class Run:
         """Save the head after an epoch, with a record of its training."""
         self._describe(epoch)
         if self.rank == 0:
-            seconds, peak = round(time.perf_counter() - begin, 1), peak_memory() / 2**20
-            log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=round(peak))
+            seconds = round(time.perf_counter() - begin, 1)
+            log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=peak_mib())
             self.head.save(self.folder)
 
     def _draw(self, last: bool) -> None:
@@ -279,12 +277,6 @@ def drawn_pairs(config: TrainConfig) -> tuple[list[Pair], list[tuple[str, str]],
     _check_bad(unusable, len(unusable) + len(pairs))
     drawn = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
     return drawn, unusable, as_words(drawn) if config.texts == "words" else [pair.captions for pair in drawn]
-
-
-def peak_memory() -> int:
-    """The peak memory of this process so far, in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
 
 
 def _some(masks: MaskSet, count: int) -> MaskSet:

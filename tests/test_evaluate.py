@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,8 @@ def test_images_that_the_data_set_leaves_out_are_failures(tmp_path: Path) -> Non
     few = PairSet("own", pairs.items * 20, None, [("lost.png", "it is cut off.")])
     found = evaluate(few, out=tmp_path / "few", **asked)
     assert found.results["failures"] == [{"source": "lost.png", "error": "it is cut off."}]
+    captions = PairSet("own", pairs.items, None, [(pairs.items[0].key, "an empty caption.")] * 3)
+    assert len(evaluate(captions, out=tmp_path / "captions", **asked).results["failures"]) == 1, "the image is there"
     many = PairSet("own", pairs.items, None, few.bad)
     with pytest.raises(DataError, match=r"1 of 4 images of own are unusable .* lost\.png: it is cut off"):
         evaluate(many, out=tmp_path / "many", **asked)
@@ -391,6 +394,27 @@ def test_shuffling_takes_all_that_is_learned_from_image_tower_and_head() -> None
                 if own.numel() > 7 and own.unique().numel() > 1:
                     assert bool((own != made).any()) == learned, name
         assert all((one == before[name]).all() for name, one in backbone.model.state_dict().items())
+
+
+class _Recorder:
+    """A hook that cannot be copied: it holds a lock and an activation, which it also leaves on the module."""
+
+    def __init__(self) -> None:
+        self.lock, self.seen = threading.Lock(), None
+
+    def __call__(self, module: Any, _: Any, output: torch.Tensor) -> None:
+        module.seen = self.seen = output
+
+
+def test_shuffling_takes_models_with_hooks_that_cannot_be_copied() -> None:
+    backbone = tiny.backbone("vit")
+    backbone.model.visual.transformer.resblocks[2].register_forward_hook(hook := _Recorder())
+    backbone.model.encode_image(tiny.pixels(backbone))
+    before = hook.seen
+    strange = shuffled(backbone)
+    assert strange.model.visual.transformer.resblocks[2].seen.equal(before) and hook.seen is not None
+    wanted = shuffled(tiny.backbone("vit")).model.visual.state_dict()
+    assert all(one.equal(wanted[name]) for name, one in strange.model.visual.state_dict().items())
 
 
 def test_faithful_curves_run_between_image_and_fill(masks: MaskSet, tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def evaluate(
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
     data_set, images, split = selected(data, rules, root=root, split=split, every=every, limit=limit)
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
-    _check_failures(left_out, len(data_set.items) + len(left_out), data_set.name)
+    used = {item.name for item in data_set.items} if left_out else set()
+    lost = [(key, why) for key, why in dict(left_out).items() if key not in used]  # images, not some of their captions
+    _check_failures(lost, len(data_set.items) + len(lost), data_set.name)
     told = {"name": images.name, "split": split, "every": every, "limit": limit}
     described = data_of(images, told)
     check_groups(images.name, described["images"], described["groups"])

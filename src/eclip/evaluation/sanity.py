@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
+from eclip.backbones.host import HOOKS, all_modules
 from eclip.backbones.wrap import wrap
 from eclip.errors import OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
@@ -94,7 +95,13 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
     Each tensor keeps its mean and spread, but everything learned is gone, the running statistics of batch norms and
     the weights of frozen ones (buffers) included. The model itself is not changed.
     """
-    model, head = deepcopy(backbone.model), deepcopy(backbone.head)
+    shared: dict[int, Any] = {}  # hooks are called, not copied: they may hold locks or other models
+    for module in all_modules(backbone.model):
+        own = vars(module)
+        shared |= {id(hook): hook for name in HOOKS for hook in own[name].values()}
+        kept = [value for value in own.values() if isinstance(value, Tensor) and not value.is_leaf]  # by a hook
+        shared |= {id(value): value.detach() for value in kept}
+    model, head = deepcopy(backbone.model, shared), deepcopy(backbone.head)
     tensors = [
         tensor
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]

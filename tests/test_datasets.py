@@ -572,14 +572,15 @@ def test_a_mask_cut_off_in_a_tar_is_named(tmp_path: Path) -> None:
 def test_flickr8k_as_published(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         image(tmp_path / "Flicker8k_Dataset" / f"{name}.jpg")
-    token = "a.jpg#0\tA dog .\na.jpg#1\tIt runs .\nb.jpg#0\tA cat .\nd.jpg#0\tGone .\nx.jpg.1#0\tBroken .\n"
+    token = "a.jpg#0\tA dog .\na.jpg#1\tIt runs .\nb.jpg#0\tA cat .\nd.jpg#0\tGone .\nx.jpg.1#0\tBroken .\nno tab\n"
     text(tmp_path / "Flickr8k_text" / "Flickr8k.token.txt", token)
     text(tmp_path / "Flickr8k_text" / "Flickr_8k.testImages.txt", "d.jpg\nb.jpg\na.jpg\nc.jpg\n")
     found = pairs_of("flickr8k", tmp_path)
     captions = [(Path(one.key).name, one.captions) for one in found.items]
     assert captions == [("b.jpg", ("A cat .",)), ("a.jpg", ("A dog .", "It runs ."))]
     assert [(Path(key).name, why) for key, why in found.bad] == [
-        *(("d.jpg", "no such file."), ("c.jpg", "listed in the split, but without a caption."))
+        ("Flickr8k.token.txt, line 6", "expected an image, a tab and a caption."),
+        *(("d.jpg", "no such file."), ("c.jpg", "listed in the split, but without a caption.")),
     ]
     assert found.items[0].open().size == (3, 2) and found.classes is None
 

@@ -39,7 +39,7 @@ from eclip.evaluation.protocols import PROTOCOLS, Protocol
 from eclip.evaluation.query import EvaluationQuery
 from eclip.evaluation.report.table import labels, ranked
 from eclip.evaluation.report.text import verdicts
-from eclip.evaluation.rules import Faithful, Localize, Segment
+from eclip.evaluation.rules import Faithful, Localize, Recognize, Segment
 from eclip.evaluation.sanity import shuffled
 from eclip.metrics.localization import Localization
 
@@ -336,7 +336,29 @@ def test_what_cannot_be_asked_is_refused(masks: MaskSet, tmp_path: Path) -> None
         evaluate(masks, out=tmp_path, methods="itsm", options={"legrad": {"depth": 2}})
     with pytest.raises(OptionError, match="at least 1, got 16, 0 and None"):
         evaluate(masks, out=tmp_path, every=0)
+    for wrong, said in (
+        ({"models": tiny.model("vit")}, "must be a name or a Backbone, got CLIP: convert it with eclip.wrap"),
+        ({"data": tmp_path}, r'PairSet or PhraseSet, got PosixPath: .* pass "folder" and root=FOLDER'),
+        ({"data": [], "protocol": "recognize-v1"}, "PairSet or PhraseSet, got list"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            evaluate(**{"data": masks, "out": tmp_path / "out", **wrong})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_home_folder_and_numpy_rules_are_taken(
+    masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rules = Localize(0.01, np.array([0.25, 0.5]), "miou")  # type: ignore[arg-type]
+    protocol = replace(PROTOCOLS["explain-v1"], name="mine", rules=rules)
+    found = evaluate(
+        masks, out="~/run", methods="itsm", models=tiny.backbone("vit"), protocol=protocol, limit=1, examples=0
+    )
+    assert found.folder == tmp_path / "run" and (tmp_path / "run/results.json").is_file()
+    assert json.dumps(Recognize(range(1, 4), 5).at) == "[1, 2, 3]"  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"tolerance must be a number, 0 or more, got '0.1'"):
+        found.check(tmp_path / "run", tolerance="0.1")  # type: ignore[arg-type]
 
 
 def test_sanity_tells_maps_that_do_not_listen(masks: MaskSet, tmp_path: Path) -> None:
@@ -662,6 +684,15 @@ def test_models_whose_names_look_alike_are_measured_apart(masks: MaskSet, tmp_pa
     alone = evaluate(masks, out=tmp_path / "alone", methods="maskclip", models=other, limit=3)
     found = {row["model"]: row["numbers"]["msc"] for row in both.results["rows"] if row["method"] == "maskclip"}
     assert found["hf-m"] == rows(alone)["maskclip"]["numbers"]["msc"] != found["hf:m"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_head_that_a_model_has_is_in_the_command(folder: Path, tiny_name: str, tmp_path: Path, count: int) -> None:
+    EclipHead.start(eclip.load(tiny_name), init="random").save(tmp_path / "head")
+    models = [eclip.load(tiny_name, head=tmp_path / "head"), tiny.backbone("vit")][:count]
+    asked: dict[str, Any] = {"methods": "eclip", "limit": 1, "examples": 0, "out": tmp_path / "out", "models": models}
+    command = evaluate("folder", root=folder, **asked).results["command"]
+    assert command is None if count == 2 else f" --head={tmp_path / 'head'} " in command
 
 
 def test_what_no_run_left_is_never_removed(masks: MaskSet, tmp_path: Path) -> None:

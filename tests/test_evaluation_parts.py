@@ -115,7 +115,8 @@ def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
 def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Path) -> None:
     open_run(tmp_path, {**OURS, "methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
     with pytest.raises(ResultError) as told:
-        open_run(tmp_path, {**OURS, "methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}})
+        other = {"methods": {"legrad": {"depth": 2}, "rise": {}}, "data": {"every": 1, "split": "train"}}
+        open_run(tmp_path, OURS | other)
     wanted = "methods.itsm was {}, now absent; methods.legrad.depth was 4, now 2; methods.rise was absent, now {}; "
     assert f'({wanted}data.split was "val", now "train")' in str(told.value)
     with pytest.raises(ResultError, match=r"4, now 5; .*; and 1 more\)"):

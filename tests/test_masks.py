@@ -226,6 +226,12 @@ def test_images_and_masks_of_all_kinds_that_are_read_are_found(pack: Path, end: 
         (pack / "index.tsv").unlink(missing_ok=True)
 
 
+def test_given_names_keep_the_values_of_a_list_without_numbers(pack: Path) -> None:
+    (pack / "classes.txt").write_text("road\ndog\ntable\n")
+    plain, named = read_masks(pack), read_masks(pack, classes={1: "street", 2: "puppy", 3: "desk"})
+    assert [item.read().tolist() for item in plain.items] == [item.read().tolist() for item in named.items]
+
+
 def test_what_systems_and_editors_leave_does_not_matter(pack: Path) -> None:
     for name in ("images/._c.jpg", "masks/._c.png"):
         (pack / name).write_bytes(b"of macOS")

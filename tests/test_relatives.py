@@ -95,6 +95,12 @@ def test_the_negatives_are_fixations_of_other_images(osie: Path, tmp_path: Path)
 
 
 @few
+def test_a_single_image_with_gaze_has_no_shuffled_auc(osie: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"methods": "maskclip", "models": tiny.kept("vit"), "protocol": "gaze-v1", "limit": 1}
+    found = eclip.evaluate("osie", root=osie, out=tmp_path / "out", **asked)
+    assert {row["numbers"]["shuffled_auc"]["value"] for row in found.results["rows"]} == {None}
+
+
 def test_points_of_labels_are_not_gaze(osie: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="points-v1"):
         item = Phrased("a", osie / "images" / "0.png", (Phrase("a dog", (), yes=((0.5, 0.5),)),))
@@ -133,6 +139,13 @@ def test_images_with_undecided_classes_alone_are_left_out(masks: Path, tmp_path:
     for rule, numbers in wanted["before"].items():
         for key, one in numbers.items():
             assert wanted["after"][rule][key]["value"] == pytest.approx(one["value"], nan_ok=True), (rule, key)
+
+
+def test_data_in_which_nothing_is_absent_are_refused(masks: Path, tmp_path: Path) -> None:
+    for file in (masks / "masks").iterdir():
+        Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40) % 4 + 1).save(file)
+    with pytest.raises(DataError, match="every image of masks shows every class: use data with more classes"):
+        eclip.evaluate("folder", root=masks, out=tmp_path / "out", models=tiny.kept("vit"), protocol="absent-v1")
 
 
 def test_absent_names_are_told_by_each_rule(masks: Path, tmp_path: Path) -> None:
@@ -295,6 +308,9 @@ def test_a_table_that_contradicts_itself_is_refused(row: str, said: str, tmp_pat
     (tmp_path / "split_csv" / "1cls.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(DataError, match=said):
         read_anomalies(tmp_path, "pcb1").test[0].read()
+    (tmp_path / "split_csv" / "1cls.csv").write_bytes(b"object,\xff")
+    with pytest.raises(DataError, match=r"1cls.csv is not UTF-8 .*: save it as UTF-8"):
+        read_anomalies(tmp_path, "pcb1")
 
 
 def test_masks_of_defects_are_read_by_color(tmp_path: Path) -> None:

@@ -97,8 +97,11 @@ def _from_folders(root: Path, category: str) -> Anomalies:
 
 
 def _from_table(root: Path, category: str) -> Anomalies:
-    with (root / TABLE).open(encoding="utf-8-sig", newline="") as stream:
-        every = list(csv.DictReader(stream))
+    try:
+        with (root / TABLE).open(encoding="utf-8-sig", newline="") as stream:
+            every = list(csv.DictReader(stream))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{root / TABLE} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
     if not every or not {"object", "split", "label", "image", "mask"} <= every[0].keys():
         raise LayoutError(f"{root / TABLE} must have the columns object, split, label, image and mask.")
     rows = [row for row in every if row["object"] == category]

@@ -20,10 +20,11 @@ def flickr8k(root: Path, split: str) -> PairSet:
         return in_tars(root, split)
     text = top(root, ("Flickr8k.token.txt", f"Flickr_8k.{_LISTS[split]}.txt"), ("Flickr8k_text", ""))
     images = either(root, "Flicker8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset", "Flickr8k_Dataset", "Images")
-    found = _from_table(text / "Flickr8k.token.txt", Columns(), images)
+    table = text / "Flickr8k.token.txt"
+    found = _from_table(table, Columns(), images)
     listed = dict.fromkeys(names_in(text / f"Flickr_8k.{_LISTS[split]}.txt"))
     pairs = {Path(pair.key).name: pair for pair in found.items}
-    bad = [(key, why) for key, why in found.bad if Path(key).name in listed]
+    bad = [(key, why) for key, why in found.bad if Path(key).name in listed or key.startswith(f"{table}, line")]
     told = {Path(key).name for key, _ in bad} | pairs.keys()
     bad += [(name, "listed in the split, but without a caption.") for name in listed if name not in told]
     return PairSet(found.name, [pairs[name] for name in listed if name in pairs], None, bad)

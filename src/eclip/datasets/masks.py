@@ -104,7 +104,8 @@ def listed_masks(
         if not needed.is_dir():
             raise DataError(f"{needed}: no such folder. A folder of masks must have images/, masks/ and classes.txt.")
     listed = folder / "classes.txt"
-    named, table = (classes, None) if classes is not None else read_classes(listed)
+    named, table = read_classes(listed) if classes is None or listed.is_file() else (classes, None)
+    named = named if classes is None else classes
     rows = plain_rows(folder, where, group)
     declared = listed.is_file() and declares_void(listed)
     decode, notes = taken(plain_items(folder, rows, named, indexed), named, table, declared)

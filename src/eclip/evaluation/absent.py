@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eclip.backbones.blocks import cosine
 from eclip.datasets.masks import Masked, present
-from eclip.errors import EclipError
+from eclip.errors import DataError, EclipError
 from eclip.evaluation.bootstrap import Weights, number
 from eclip.evaluation.query import EvaluationQuery, check_own_images, joined, opened
 from eclip.evaluation.row import Row
@@ -67,9 +67,14 @@ class AbsentTask:
         return BatchResult(arrays, seconds, len(found), {}, failures)
 
     def record(self, results: Iterable[BatchResult]) -> list[Row]:
-        """Compute a row for each rule, and one for random numbers; EclipError if every image shows every class."""
+        """Compute a row for each rule, and one for random numbers; DataError if every image shows every class."""
         whole, names = joined(results, self.asked.data)
         shown, values = whole["filled"], whole["values"]  # image class; image name class
+        if not (shown == 0).any():
+            raise DataError(
+                f"{self.asked.protocol.name} needs classes that some images lack, but every image of "
+                f"{self.asked.data.name} shows every class: use data with more classes."
+            )
         values[:, names.index("random")] = np.random.default_rng(0).random(shown.shape)
         weights, rows = Weights(whole["groups"], REPLICATES), []
         counts = weights.counts[:, np.unique(whole["groups"], return_inverse=True)[1]]

@@ -28,6 +28,7 @@ from eclip.backbones.view import View
 from eclip.datasets import dataset
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
+from eclip.datasets.phrases import PhraseSet
 from eclip.datasets.sets import AnySet, kind_of
 from eclip.errors import DataError, DataWarning, OptionError
 from eclip.evaluation import Task, task_of
@@ -46,7 +47,7 @@ from eclip.files import hash_weights
 from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
-from eclip.results.command import eval_command
+from eclip.results.command import eval_command, was_named
 from eclip.results.provenance import made_by, noted, versions
 from eclip.words import WordMethod
 
@@ -152,7 +153,7 @@ def evaluate(
     backbones = _backbones(models, device, head)
     if expected is not None:
         check_question(expected, {"protocol": rules.plain(), "data": described})
-    question = {
+    question: dict[str, Any] = {
         "schema": SCHEMA,
         "data": {**told, "listed": _listed(images)},
         "protocol": {key: one for key, one in rules.plain().items() if key != "summary"},
@@ -166,7 +167,7 @@ def evaluate(
     }
     asked = [EvaluationQuery(rules, images, one, own, refine, refine_options) for one in backbones]
     tasks = [task_of(one) for one in asked]  # raises for invalid queries before the folder is created
-    folder = Path(out)
+    folder = Path(out).expanduser()
     open_run(folder, question, overwrite=overwrite)
     found: Found = {}
     drawn: list[dict[str, Any]] = []
@@ -176,7 +177,9 @@ def evaluate(
             drawn += draw_examples(task, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None
     if isinstance(data, str) and PROTOCOLS.get(rules.name) == rules and all(is_loaded(one) for one in backbones):
-        repeat = eval_command(data, root, question, head)
+        heads = [one["head"] for one in question["models"].values() if was_named(one["head"])]
+        if not heads or len(backbones) == 1:  # --head is for a single model
+            repeat = eval_command(data, root, question, *heads)
     measured = results_of({**question, "protocol": rules.plain(), "data": described}, found, left_out)
     results = {**measured, "examples": drawn, "command": repeat}
     write_results(folder, results, images, found)
@@ -191,8 +194,13 @@ def selected(
         split = dataset(data).checked(split)
         data_set = dataset(data).read(root, split)
         _warn_of_count(data_set, dataset(data).counts.get(split, ()), data)
-    else:
+    elif isinstance(data, MaskSet | PairSet | PhraseSet):
         data_set = data
+    else:
+        raise OptionError(
+            f"data must be a name of eclip.DATASETS, a MaskSet, PairSet or PhraseSet, got {type(data).__name__}: for "
+            'a folder of images and masks, pass "folder" and root=FOLDER.'
+        )
     if (given := kind_of(data_set)) != rules.rules.data:
         fitting = [name for name, one in PROTOCOLS.items() if one.rules.data == given]
         raise OptionError(
@@ -210,7 +218,8 @@ def _of(whole: AnySet, items: Any) -> AnySet:
 def _backbones(
     models: str | Backbone | Sequence[str | Backbone], device: Device | None, head: str | None
 ) -> list[Backbone]:
-    listed = [models] if isinstance(models, str | Backbone) else list(models)
+    several = isinstance(models, Iterable) and not isinstance(models, str | Backbone)
+    listed = list(models) if several else [models]  # type: ignore[arg-type]  # `backbone_of` refuses others
     if not listed:
         raise OptionError("models is empty; `eclip models ls` lists models.")
     if head is not None:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Evaluation:
             ResultError: the file cannot be read, or a tolerance or value in it is not a finite number.
             OptionError: the tolerance is not 0 or more.
         """
-        if not 0 <= tolerance < math.inf:
-            raise OptionError(f"tolerance must be 0 or more, got {tolerance}.")
+        if not isinstance(tolerance, Real) or not 0 <= tolerance < math.inf:
+            raise OptionError(f"tolerance must be a number, 0 or more, got {tolerance!r}.")
         wanted = read_results(Path(expected))
         missed = _unlike(self.results, wanted)
         rows = {(row["model"], row["method"]): row["numbers"] for row in self.results["rows"]}

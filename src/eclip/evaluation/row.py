@@ -80,7 +80,8 @@ def with_difference(
         values: the first number of each pair; NaN if a pair has no such number.
         groups: of the pairs.
     """
-    means = np.nanmean(values, axis=0)
+    known = (~np.isnan(values)).sum(axis=0)
+    means = np.divide(np.nansum(values, axis=0), known, out=np.full(len(rows), np.nan), where=known > 0)
     baselines = [column for column, row in enumerate(rows) if row.baseline and row.method != BOUND]
     best = max(baselines, key=lambda column: means[column])
     replicates = Weights(groups).means(values)

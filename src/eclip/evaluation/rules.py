@@ -76,6 +76,7 @@ class Localize:
 
     def __post_init__(self) -> None:
         _check_least(self.least)
+        object.__setattr__(self, "thresholds", tuple(self.thresholds))
         within = all(0 <= one <= 1 for one in self.thresholds) and all(a < b for a, b in pairwise(self.thresholds))
         wanted = "numbers from 0 to 1, each above the one before, at least one"
         check_rule("thresholds", self.thresholds, len(self.thresholds) > 0 and within, wanted)
@@ -174,6 +175,7 @@ class Recognize:
     captions: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(self.at))
         ranks = len(self.at) > 0 and all(is_whole(one) for one in self.at)
         check_rule("at", self.at, ranks, "whole numbers, at least 1 each, and one of them or more")
         check_rule("captions", self.captions, is_whole(self.captions), "a whole number, at least 1")

@@ -103,7 +103,7 @@ def pixels_of(size: tuple[int, ...], points: np.ndarray) -> tuple[np.ndarray, np
 
 def _share(heat: Heat) -> Float[np.ndarray, "height width"]:
     total = heat.sum(dtype=np.float64)
-    return heat / total if total > 0 else np.full(heat.shape, 1 / heat.size)
+    return heat.astype(np.float64) / total if total > 0 else np.full(heat.shape, 1 / heat.size)
 
 
 def _check(heat: Heat, fixations: np.ndarray) -> None:

@@ -55,7 +55,7 @@ def head(place: str | None, methods: str | Sequence[str]) -> list[str]:
     return [f"--head={place}"] if reads and was_named(place) else []
 
 
-def eval_command(data: str, root: Path | str | None, provenance: dict[str, Any], head: str | None) -> str:
+def eval_command(data: str, root: Path | str | None, provenance: dict[str, Any], head: str | None = None) -> str:
     """The shell command that repeats an evaluation of named data and models; root and head as they were given."""
     given, methods = provenance["data"], provenance["methods"]
     words = ["eclip", "eval", data, *([] if root is None else ["--root", str(root)])]

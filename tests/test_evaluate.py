@@ -323,7 +323,7 @@ def test_check_holds_for_itself_and_names_what_moved(found: Evaluation, tmp_path
         file.write_text(json.dumps({"rows": [{"model": "vit", "method": "gem", "numbers": {"miou": wrong}}]}))
         with pytest.raises(ResultError, match="does not contain results"):
             found.check(file)
-    with pytest.raises(OptionError, match="tolerance must be 0 or more, got nan"):
+    with pytest.raises(OptionError, match="tolerance must be a number, 0 or more, got nan"):
         found.check(found.folder / "results.json", tolerance=math.nan)
     file.write_text('{"rows": []}')
     assert "no number to compare" in found.check(file)[0]
@@ -829,7 +829,8 @@ def test_a_set_without_a_shown_class_in_a_batch_is_no_trouble(masks: MaskSet, tm
 def test_words_of_the_background_that_are_classes_are_left_out(masks: MaskSet, tmp_path: Path) -> None:
     odd = MaskSet("odd", {1: "dog, hound", 2: "sky", 3: "sky"}, masks.items[:2])
     rules = Protocol("p", "s", None, "squash", "a {}", Segment(("Sky", "wall"), 40.0, None, None, None))
-    found = evaluate(odd, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), protocol=rules)
+    with pytest.warns(EqualTextsWarning, match=r"'sky' \(2 times\)"):
+        found = evaluate(odd, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), protocol=rules)
     assert [one["name"] for one in rows(found)["itsm"]["classes"].values()] == [
         "background",
         "dog, hound",

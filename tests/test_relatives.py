@@ -101,6 +101,7 @@ def test_a_single_image_with_gaze_has_no_shuffled_auc(osie: Path, tmp_path: Path
     assert {row["numbers"]["shuffled_auc"]["value"] for row in found.results["rows"]} == {None}
 
 
+@few
 def test_points_of_labels_are_not_gaze(osie: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="points-v1"):
         item = Phrased("a", osie / "images" / "0.png", (Phrase("a dog", (), yes=((0.5, 0.5),)),))

@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ import eclip
 import tiny
 from eclip.backbones.head import EclipHead
 from eclip.cli import app as command_line
-from eclip.errors import OptionError
+from eclip.errors import ImageError, OptionError
 from eclip.metrics import METRICS
 from eclip.web import arrays, gallery, settings
 from eclip.web.arrays import unpacked
@@ -200,8 +201,8 @@ def png(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def truth(server: Served, image: str, data: bytes, name: str = "mask.png") -> httpx.Response:
-    asked = json.dumps({"image": image, "texts": TEXTS, "method": "maskclip", "text": 1, "format": "json"})
+def truth(server: Served, image: str, data: bytes, name: str = "mask.png", text: int = 1) -> httpx.Response:
+    asked = json.dumps({"image": image, "texts": TEXTS, "method": "maskclip", "text": text, "format": "json"})
     return server.client.post(f"{API}truth", files={"mask": (name, data)}, data={"asked": asked})
 
 
@@ -215,6 +216,7 @@ def test_a_mask_is_scored_by_the_metrics(server: Served, image: str, file: Path,
     curve = unpacked(answer["curve"])
     assert curve[64] == pytest.approx(METRICS["iou"](heat, inside, ~inside, threshold=0.25), abs=1e-6)
     assert answer["best"]["iou"] == pytest.approx(curve.max(), abs=1e-6)
+    refused(truth(server, image, png(inside), text=3), 422, "one of the 3 texts, from 0, got 3")
 
 
 def test_masks_that_cannot_be_scored(server: Served, image: str) -> None:
@@ -236,6 +238,14 @@ def test_the_picture_is_the_overlay(
     expected = r.overlay(0, 2, threshold=threshold, alpha=0.6)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(expected))
     assert 'filename="a-a-dog-and-a-cat.png"' in answer.headers["content-disposition"]
+    refused(server.client.post(f"{API}export", json={**asked, "text": 3, "format": "png"}), 422, "one of the 3 texts")
+
+
+def test_names_outside_ascii_are_kept(server: Served, file: Path) -> None:
+    own = upload(server, file.read_bytes(), "狗.png")["id"]
+    asked = {"image": own, "texts": ["猫"], "method": "maskclip", "format": "png", "health": False}
+    said = server.client.post(f"{API}export", json=asked).headers["content-disposition"]
+    assert unquote(said.partition("filename*=UTF-8''")[2]) == "狗-猫.png"
 
 
 def test_arrays_json_and_a_page_of_its_own(server: Served, file: Path, tiny_name: str) -> None:
@@ -345,7 +355,7 @@ def test_concepts_need_a_mean(server: Served, image: str) -> None:
         ({"texts": ["a"], "method": "rise", "options": {"mask_count": 10**9}}, 400, ["how long it takes"]),
         ({"texts": ["a"], "method": "attention", "versus": "b"}, 400, ["cannot explain the difference"]),
         ({"texts": ["a"], "templates": "a photo of {}"}, 422, ["templates", "imagenet80"]),
-        ({"texts": ["a"], "refine": "nothing"}, 400, ["UnknownNameError", "/refinements"]),
+        ({"texts": ["a"], "refine": "nothing"}, 400, ["UnknownNameError", "/refinements", "leave_one_out"]),
         ({"texts": ["a"], "surprise": 1}, 422, ["surprise"]),
         ({"texts": ["a"], "images": ["../../etc/passwd"]}, 422, ["images.0"]),
         ({"texts": ["a"], "images": ["unknown"]}, 404, ["UnknownImage", "upload it again"]),
@@ -383,7 +393,7 @@ def test_files_that_are_no_images(server: Served, file: Path) -> None:
         (bomb(60_000, 60_000), 413, "TooLarge"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", 415, "not a readable image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not a readable image"),
-        (bytes(2 << 20), 413, "TooLarge"),
+        (bytes(2 << 20), 413, "the request is larger than 2 MiB"),
     ]
     for content, status, word in cases:
         answer = server.client.post(f"{API}images", files=[("files", ("a.png", content))])
@@ -485,6 +495,12 @@ def test_a_folder_to_look_at(tiny_name: str, images: Path) -> None:
         refused(sent, 403, "ReadOnly")
         refused(one.client.delete(f"{API}images/{first}"), 403, "Gallery")
         assert one.client.get("/healthz", headers={"Host": "my.host"}).status_code == 200
+        for host, origin in (("127.0.0.1:7860", "https://my.host"), ("my.host", "https://My.Host:8443")):  # a proxy
+            proxied = {"Host": host, "Origin": origin}
+            assert one.client.get(f"{API}models", headers=proxied).status_code == 200
+            refused(one.client.get(f"{API}models", headers={**proxied, "Sec-Fetch-Site": "same-site"}), 403)
+            refused(one.client.get(f"{API}models", headers={**proxied, "Origin": "https://not.my.host"}), 403)
+        refused(one.client.get(f"{API}models", headers={"Host": "not.my.host", "Origin": "https://my.host"}), 421)
 
 
 def test_an_image_of_a_folder_that_is_replaced_is_encoded_anew(tiny_name: str, tmp_path: Path) -> None:
@@ -524,8 +540,10 @@ def test_images_can_be_forgotten(server: Served, file: Path) -> None:
 
 def test_metrics_count_by_declared_address(server: Served, image: str) -> None:
     server.client.get(f"{API}images/{image}")
+    refused(server.client.get("/", headers={"Host": "evil.example"}), 421)
     text = server.client.get("/metrics").text
     assert 'eclip_requests_total{address="/api/v1/images/{image}",status="200"}' in text
+    assert 'eclip_requests_total{address="other",status="421"}' in text
     assert image not in text and "eclip_image_bytes" in text and "eclip_waiting 0.0" in text
 
 
@@ -716,7 +734,7 @@ def test_closing_refuses_and_cancels(worker: Worker) -> None:
     worker.close()
     gate.opened.set()
     assert waiting.future.cancelled()
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal, match="is closing"):
         worker.submit("a", gate)
 
 
@@ -733,6 +751,15 @@ def test_images_of_waiting_requests_share_a_forward_pass(tiny_name: str, images:
     assert batches == [8]
     with pytest.raises(Refusal):
         engine.prepare([("gone", tiny_name)], [])
+    broken = images.parent / "broken.png"
+    broken.write_bytes((images / "a.png").read_bytes()[:200])
+    store.keep("good", "a.png", images / "a.png")
+    store.keep("broken", "broken.png", broken)
+    engine.prepare([("good", tiny_name)], [("broken", tiny_name)])  # which finds out when it runs
+    assert tiny_name in store.get("good").encodings
+    with pytest.raises(ImageError, match="damaged"):
+        engine.prepare([("broken", tiny_name)], [("good", tiny_name)])
+    batches.pop()
     alone = eclip.explain(store.get(ids[3]).image, "a dog", model=tiny_name, method="gem")
     held, backbone, encoding, _ = engine.encoded(ids[3], None)
     assert batches == [8]
@@ -778,8 +805,13 @@ def test_other_machines_need_a_token() -> None:
         with pytest.raises(OptionError, match="--token"):
             check_address(Settings(host=host))
         check_address(Settings(host=host, token="long enough"))
-    with pytest.raises(OptionError, match="8 characters"):
-        check_address(Settings(token="short"))
+    for token in ("short", "schlüssel", " long enough", "long\nenough"):
+        with pytest.raises(OptionError, match="8 characters, which browsers can send"):
+            check_address(Settings(token=token))
+    for name in ("demo.example.org:8443", "https://demo.example.org", "*.example.org", "", "müller.de", "a/b"):
+        with pytest.raises(OptionError, match="without scheme, port"):
+            check_address(Settings(hosts=(name,)))
+    check_address(Settings(hosts=("demo.example.org", "LAB_1", "10.0.0.7", "::1", "[fe80::1]")))
     for host in settings.LOOPBACK:
         check_address(Settings(host=host))
     assert address_of(Settings(host="::1"), 80) == "http://[::1]:80/"
@@ -797,8 +829,10 @@ def test_wrong_options_are_usage_errors(tmp_path: Path, monkeypatch: pytest.Monk
     assert "no image" in told("--read-only-gallery", str(tmp_path), "--port", "0")
     assert "--head" in told("--head", "head", "--models", "mini,ViT-B-32/openai")
     assert "65535" in told("--port", "70000")
+    assert "Check --host." in told("--host", "::zz", "--token", "auto", "--port", "0")
+    assert "Check --host." in told("--host", "192.0.2.1", "--token", "auto", "--port", "0")
     with served_port() as port:
-        assert f"port {port}" in told("--port", str(port))
+        assert f"port {port}" in (said := told("--port", str(port))) and "another --port" in said
 
 
 class served_port:

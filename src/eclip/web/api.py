@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Form, Request, Response, UploadFile
@@ -17,7 +18,7 @@ from eclip.refinements import REFINEMENTS
 from eclip.results.marks import png
 from eclip.web import answers, exports, schemas, uploads
 from eclip.web.arrays import npz, packed
-from eclip.web.refusals import Refusal
+from eclip.web.refusals import Refusal, closing
 from eclip.web.settings import LOOPBACK
 from eclip.web.worker import Check, Need
 
@@ -49,7 +50,7 @@ async def answer(
         return future.result()
     except asyncio.CancelledError:
         if future.cancelled():  # the server is closing
-            raise Refusal(503, "Closing", "the server is closing.", "Start it again.") from None
+            raise closing() from None
         raise
     finally:
         job.stop()
@@ -303,7 +304,7 @@ async def truth(request: Request, mask: UploadFile, asked: Annotated[str, Form(m
 
     def task(check: Check) -> dict[str, Any]:
         [one], _ = state.engine.explain(wanted, [wanted.image], check)
-        return answers.scored(one, min(wanted.text, len(one.texts) - 1), inside)
+        return answers.scored(one, wanted.text, inside)
 
     return await answer(request, task, [wanted.image], wanted.model)
 
@@ -322,4 +323,5 @@ async def export(request: Request, asked: schemas.Export) -> Response:
 
 def _file(name: str, kind: str, data: bytes) -> Response:
     plain = name.encode("ascii", "replace").decode().replace("?", "-").replace('"', "")
-    return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{plain}"'})
+    both = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, errors='replace')}"
+    return Response(data, media_type=kind, headers={"Content-Disposition": both})

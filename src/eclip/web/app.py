@@ -35,7 +35,7 @@ SWEEP = 15.0
 """Seconds between two looks at what to forget."""
 
 
-def create_app(settings: Settings) -> Guard:
+def create_app(settings: Settings) -> Counting:
     """Load the models and build the application.
 
     Raises:
@@ -80,7 +80,7 @@ def create_app(settings: Settings) -> Guard:
     app.include_router(router)
     _add_pages(app, counts)
     _add_errors(app)
-    return Guard(Counting(app, counts), settings)
+    return Counting(Guard(app, settings), counts)
 
 
 async def _sweep(store: Store) -> None:

@@ -81,9 +81,18 @@ class Engine:
             Refusal: an image that this request needs is gone.
             EclipError: it cannot be read, or its model does not exist.
         """
+        try:
+            self._encode_all(needs, others)
+        except Exception:  # of another request perhaps, which finds out when it runs
+            if not others:
+                raise
+            self._encode_all(needs, ())
+        self.store.sweep()
+
+    def _encode_all(self, needs: Sequence[Need], others: Sequence[Need]) -> None:
         by_model: dict[str, dict[str, Held]] = {}
         for number, (image, model) in enumerate([*needs, *others]):
-            with suppress(*(() if number < len(needs) else (Refusal, EclipError))):  # others find out when they run
+            with suppress(*(() if number < len(needs) else (Refusal, EclipError))):
                 held, name = self.store.get(image), self.model(model)[0]
                 if name not in held.encodings and len(by_model.setdefault(name, {})) < max(AT_ONCE, len(needs)):
                     by_model[name][image] = held
@@ -91,7 +100,6 @@ class Engine:
             every = list(some.values())
             for start in range(0, len(every), AT_ONCE):
                 self._encode(name, every[start : start + AT_ONCE])
-        self.store.sweep()
 
     def _encode(self, name: str, some: Sequence[Held]) -> None:
         """One forward pass; all blocks are kept, so that every method can follow."""

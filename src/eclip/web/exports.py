@@ -32,7 +32,7 @@ File = tuple[str, str, bytes]
 
 def exported(one: Explanation, asked: Export, held: Held, view: int) -> File:
     """An explanation as a file."""
-    text = min(asked.text, len(one.texts) - 1)
+    text = asked.text
     if asked.format == "png":
         data = png(one.overlay(0, text, threshold=asked.threshold, alpha=asked.alpha))
     elif asked.format == "npz":
@@ -79,7 +79,7 @@ def _page(one: Explanation, asked: Export, held: Held, view: int) -> str:
         "answer": answers.explained([one], [held], "float32", []),
         "colors": answers.colors(),
         "size": [image.width, image.height],
-        "shown": {"text": min(asked.text, len(one.texts) - 1), "threshold": asked.threshold, "alpha": asked.alpha},
+        "shown": {"text": asked.text, "threshold": asked.threshold, "alpha": asked.alpha},
     }
     return str(
         render(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import logging
 import secrets
@@ -20,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eclip.web.refusals import Refusal
-from eclip.web.settings import LOOPBACK, Settings
+from eclip.web.settings import LOOPBACK, Settings, is_address
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -54,6 +53,7 @@ class Guard:
         names = {*LOOPBACK, settings.host, *settings.hosts}
         if settings.host not in LOOPBACK:
             names.add(socket.gethostname())
+        self.proxied = {name.lower() for name in settings.hosts}
         self.names = {name.lower().strip("[]") for name in names}
         self.most = settings.limits.file_bytes + EXTRA
 
@@ -103,12 +103,13 @@ class Guard:
         """
         headers = Headers(scope=scope)
         host = _host(headers.get("host", ""))
-        if not (host in self.names or (self.settings.token is not None and _is_address(host))):
+        if not (host in self.names or (self.settings.token is not None and is_address(host))):
             message = f"this server does not answer to the name {host!r}."
             hint = f"Open it as {self.settings.host}, or start eclip serve with --allow-host {host or 'NAME'}."
             raise Refusal(421, "UnknownHost", message, hint)
         origin = headers.get("origin")
-        foreign = origin is not None and _place(origin) != headers.get("host")
+        place = _place(origin or "")  # a proxy may pass another Host than the one in the browser
+        foreign = origin is not None and place != headers.get("host") and _host(place) not in self.proxied
         foreign = foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign and (scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(PRIVATE)):
             message = f"requests of other pages ({origin or 'unknown'}) are not answered."
@@ -159,8 +160,8 @@ class Guard:
                 more = message["type"] == "http.request" and message.get("more_body", False)
 
     def _too_large(self) -> Refusal:
-        most = self.settings.limits.file_bytes >> 20
-        return Refusal(413, "TooLarge", f"the file is larger than {most} MiB.", "Downscale it, or save it as JPEG.")
+        said = f"the request is larger than {self.most >> 20} MiB."
+        return Refusal(413, "TooLarge", said, "Send fewer files at once, or smaller ones: downscale them.")
 
 
 def bug(error: Exception, scope: Scope) -> Refusal:
@@ -191,18 +192,9 @@ def _host(given: str) -> str:
         return ""
 
 
-def _place(origin: str) -> str | None:
-    """Host and port of an Origin header; None if it is malformed."""
+def _place(origin: str) -> str:
+    """Host and port of an Origin header; "" if it is malformed."""
     try:
         return urlsplit(origin).netloc
     except ValueError:
-        return None
-
-
-def _is_address(host: str) -> bool:
-    """Whether it is an IP address; those cannot be made to point elsewhere."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+        return ""

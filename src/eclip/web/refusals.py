@@ -13,6 +13,7 @@ from eclip.errors import (
     TextError,
     UnknownNameError,
 )
+from eclip.words import WORD_METHODS
 
 
 class Refusal(Exception):
@@ -38,8 +39,9 @@ class Refusal(Exception):
         return {"error": {"type": self.type, "message": self.message, "hint": self.hint}}
 
 
+WORDS = f"there are {', '.join(WORD_METHODS)}"
 STATUS: tuple[tuple[type[EclipError], int, str], ...] = (
-    (UnknownNameError, 400, "GET /api/v1/models, /methods and /refinements list what there is."),
+    (UnknownNameError, 400, f"GET /api/v1/models, /methods and /refinements list them; for words, {WORDS}."),
     (NotApplicableError, 422, "Choose another method, or another model."),
     (ImageError, 415, "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF files can be read."),
     (OptionError, 400, ""),
@@ -65,6 +67,11 @@ def busy() -> Refusal:
     """For a full queue."""
     message, hint = "too many requests are waiting for the model.", "Try again in 2 seconds."
     return Refusal(503, "Busy", message, hint, {"Retry-After": "2"})
+
+
+def closing() -> Refusal:
+    """For a server that ends."""
+    return Refusal(503, "Closing", "the server is closing.", "Start it again.")
 
 
 def too_slow(seconds: float) -> Refusal:

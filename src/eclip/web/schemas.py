@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from eclip.texts.templates import TEMPLATES
 from eclip.web.arrays import Precision
@@ -79,9 +79,15 @@ class Export(Query):
 
     image: ImageId
     format: Literal["png", "npz", "json", "html"]
-    text: int = Field(0, ge=0, lt=MOST.texts, description="Number of the text that a picture shows.")
+    text: int = Field(0, ge=0, description="Number of the text that a picture shows, from 0.")
     threshold: Share | None = Field(None, description="Of the outline; null = the method's own.")
     alpha: Share = Field(0.85, description="Opacity of the color at the peak.")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.text >= len(self.texts):
+            raise ValueError(f"text must be the number of one of the {len(self.texts)} texts, from 0, got {self.text}")
+        return self
 
 
 class Words(OfImage):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from eclip.errors import OptionError
 from eclip.web.app import create_app
-from eclip.web.guard import Guard
 from eclip.web.settings import Settings, check_address
 
 GRACE = 3
@@ -42,7 +43,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 class Server(uvicorn.Server):
     """Uvicorn with our settings, which calls `on_ready` when it answers."""
 
-    def __init__(self, app: Guard, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: ASGIApp, on_ready: Callable[[], None] = lambda: None) -> None:
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -77,9 +78,9 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         bound.close()
         where, reason = f"{settings.host} port {settings.port}", error.strerror or str(error)
-        raise OptionError(
-            f"cannot listen on {where}: {reason}. Choose another --port, or --port 0 for any free one."
-        ) from None
+        is_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        advice = "Check --host." if is_host else "Choose another --port, or --port 0 for any free one."
+        raise OptionError(f"cannot listen on {where}: {reason}. {advice}") from None
     return bound
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.errors import OptionError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7860
 
 
@@ -69,15 +72,32 @@ class Settings:
 
 
 def check_address(settings: Settings) -> None:
-    """Check that other machines cannot use the server without a token.
+    """Check that other machines cannot use the server without a token, and that those who may use it can.
 
     Raises:
-        OptionError: they could.
+        OptionError: they could, or could not.
     """
     if settings.host not in LOOPBACK and not settings.token:
         raise OptionError(
             f"--host {settings.host} lets other machines use this server, so it needs --token SECRET; `--token auto` "
             "makes one."
         )
-    if settings.token is not None and len(settings.token) < 8:
-        raise OptionError("--token must have at least 8 characters, or be `auto`.")
+    if settings.token is not None and not re.fullmatch("[!-~][ -~]{6,}[!-~]", settings.token):
+        raise OptionError(
+            "--token must have at least 8 characters, which browsers can send: ASCII, without a space at its ends; "
+            "`auto` makes one."
+        )
+    for name in settings.hosts:
+        if not (NAME.fullmatch(name) or is_address(name.strip("[]"))):
+            raise OptionError(
+                f"--allow-host takes a name without scheme, port and *, such as demo.example.org, got {name!r}."
+            )
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address; those cannot be made to point elsewhere."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

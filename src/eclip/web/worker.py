@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eclip.backbones.masking import PAUSE
-from eclip.web.refusals import busy, too_slow
+from eclip.web.refusals import busy, closing, too_slow
 
 Check = Callable[[], None]
 """Raises if nobody waits for the answer anymore, or if it takes too long."""
@@ -79,12 +79,14 @@ class Worker:
         """Queue a job, which takes a turn of the caller's; the arguments are those of `Job`.
 
         Raises:
-            Refusal: too many jobs wait, or too many of this caller.
+            Refusal: too many jobs wait, or too many of this caller, or it is closed.
         """
         job = Job(task, needs, time.monotonic())
         with self._turn:
             own = deque(one for one in self._queues.get(caller, ()) if not one.future.cancelled())
-            if not self._open or len(self) >= self.waiting or len(own) >= max(1, 3 * self.waiting // 4):
+            if not self._open:
+                raise closing()
+            if len(self) >= self.waiting or len(own) >= max(1, 3 * self.waiting // 4):
                 raise busy()
             own.append(job)
             self._queues[caller] = own  # keeps its place in line

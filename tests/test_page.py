@@ -336,6 +336,15 @@ def test_layers_classes_and_a_mask(page: Any, tmp_path: Path) -> None:
     heat = eclip.explain(EXAMPLES / "elephant.jpg", ["an elephant"]).heatmap()
     expected = eclip.METRICS["contrast"](heat, inside > 0, inside == 0)
     assert f"{expected:.3f}" in page.inner_text("#truth tr:has-text('mSC')")
+    shown = page.locator("#truth tr:has-text('threshold shown') td")
+    assert shown.all_inner_texts() == page.locator("#truth tr:has-text('usual threshold') td").all_inner_texts()
+    page.click("#tab-map")
+    page.evaluate("""() => { const slider = document.getElementById('threshold')
+      slider.value = 0.64; slider.dispatchEvent(new Event('input')) }""")
+    page.click("#tab-truth")
+    page.wait_for_selector("#truth td:has-text('threshold 0.641')")  # 164/256
+    expected = eclip.METRICS["iou"](heat, inside > 0, inside == 0, threshold=164 / 256)
+    assert shown.nth(0).inner_text() == f"{expected:.3f}"
 
 
 def hold(page: Any, what: str) -> None:
@@ -386,10 +395,27 @@ def test_late_answers_are_not_drawn_over_what_is_shown_by_then(page: Any) -> Non
         before = pixels(page)
         released(page)
         np.testing.assert_array_equal(pixels(page), before, err_msg=tab)
+    page.click("#tab-layers")
+    page.select_option("#layer-what", "layers")
+    page.wait_for_selector("#layers-said:has-text('“an elephant”')")
+    settled(page)
+    shares = pixels(page)
+    hold(page, "layers")
+    page.locator("#chips .chip").nth(1).click()
+    arrived(page)
+    page.locator("#chips .chip").nth(0).click()  # whose answer is there already
+    released(page)
+    np.testing.assert_array_equal(pixels(page), shares, err_msg="another text")
+    assert "“an elephant”" in page.inner_text("#layers-said")
     page.click("#tab-segment")  # and it is there all the same
     page.wait_for_selector("#segment table")
     settled(page)
-    assert (pixels(page) != before).any()
+    classes = pixels(page)
+    assert (classes != before).any()
+    for number in (2, 1, 0):  # the picture is of the classes, whatever the texts
+        page.locator("#chips .remove").nth(number).click()
+        settled(page)
+        np.testing.assert_array_equal(pixels(page), classes)
     page.fill("#classes", "a cat\na dog")  # not assigned: files are of what is shown
     with page.expect_download() as download:
         page.click("#segment-coco")
@@ -488,6 +514,55 @@ def test_drop_and_paste(page: Any) -> None:
             [event, field],
         )
         page.wait_for_selector(f"#image-name:has-text('{event}.png')")
+    left = page.evaluate(
+        """() => {
+          const data = new DataTransfer(), sent = new Event('paste', {bubbles: true, cancelable: true})
+          data.items.add(new File(['no image'], 'cell.png', {type: 'image/png'}))
+          data.items.add('a cat', 'text/plain')
+          Object.defineProperty(sent, 'clipboardData', {value: data})
+          return document.getElementById('text').dispatchEvent(sent)
+        }"""
+    )
+    assert left, "text with a picture of it, as office programs copy it, belongs into the field"
+
+
+@pytest.mark.long
+def test_the_last_of_two_files_is_shown(page: Any, tmp_path: Path) -> None:
+    hold(page, "images")
+    page.set_input_files("#file", large("cat.jpg", tmp_path))
+    arrived(page)
+    page.evaluate("() => { window.first = window.held.pop() }")
+    page.set_input_files("#file", large("horses.jpg", tmp_path))
+    arrived(page)
+    released(page)
+    page.wait_for_selector("#image-name:has-text('horses.png')")
+    page.evaluate("() => { window.first(); return new Promise(done => setTimeout(done, 300)) }")
+    assert "horses.png" in page.inner_text("#image-name")
+
+
+@pytest.mark.long
+def test_files_are_named_in_any_script(page: Any) -> None:
+    look_at(page, "cat.jpg")
+    page.fill("#text", "猫")
+    page.press("#text", "Enter")
+    answered(page)
+    page.click("#tab-export")
+    with page.expect_download() as download:
+        page.click("#export-png")
+    assert download.value.suggested_filename == "cat-猫.png"
+
+
+@pytest.mark.long
+def test_thumbnails_come_back_with_the_server(browser: Any, server: Served) -> None:
+    context = context_of(browser)
+    context.route("**/*thumbnail=true", lambda route: route.abort())
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("body.ready")
+    context.unroute("**/*thumbnail=true")
+    page.wait_for_selector("#away", state="hidden")
+    page.wait_for_function("() => [...document.querySelectorAll('#gallery img, #strip img')].every(one => one.src)")
+    context.close()
 
 
 @pytest.mark.long
@@ -611,6 +686,11 @@ def test_a_model_without_attention_has_words_but_no_pairs(browser: Any, tmp_path
         page.click("#tab-words")
         page.wait_for_selector("#words .bars")
         assert "cannot be linked" in page.inner_text("#words") and "cat" in page.inner_text("#words .bars")
+        wrong = list[Any]()
+        page.on("pageerror", lambda error: wrong.append(error))
+        page.click("#canvas")
+        settled(page)
+        assert not wrong
         page.click("#tab-layers")
         page.wait_for_selector("#layers-said .error")
         assert "no block" in page.inner_text("#layers-said") or "attention of a block" in page.inner_text(
@@ -693,9 +773,12 @@ def test_the_layout_does_not_jump(page: Any) -> None:
 def test_the_api_page_lists_every_address(browser: Any, server: Served) -> None:
     context = context_of(browser)
     one = context.new_page()
+    sent = list[dict[str, str]]()
+    one.on("request", lambda request: sent.append(request.headers))
     one.goto(f"{server.address}/docs")
     one.wait_for_selector("#addresses summary")
     shown = one.locator("#addresses summary").all_inner_texts()
     described = server.client.get("/openapi.json").json()["paths"]
     assert sorted(shown) == sorted(f"{way.upper()} {path}" for path, ways in described.items() for way in ways)
+    assert sent and not any("authorization" in one for one in sent)
     context.close()

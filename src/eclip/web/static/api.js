@@ -53,8 +53,8 @@ export async function post(path, body, signal) {
 
 export async function file(path, body) {
   const answer = await send(`/api/v1/${path}`, jsonOf(body))
-  const name = /filename="([^"]+)"/.exec(answer.headers.get('Content-Disposition') ?? '')?.[1] ?? 'eclip'
-  return [await answer.blob(), name]
+  const name = /filename\*=UTF-8''(\S+)/.exec(answer.headers.get('Content-Disposition'))[1]
+  return [await answer.blob(), decodeURIComponent(name)]
 }
 
 export async function form(path, parts, signal) {

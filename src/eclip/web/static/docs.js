@@ -6,9 +6,9 @@ import {$, h, tell} from './dom.js'
 takeToken(null)
 
 async function start() {
-  let headers = {}
-  try { headers = {Authorization: `Bearer ${sessionStorage.getItem('eclip-token')}`} } catch { /* no token then */ }
-  const answer = await fetch('/openapi.json', {headers})
+  let token = null
+  try { token = sessionStorage.getItem('eclip-token') } catch { /* no token then */ }
+  const answer = await fetch('/openapi.json', {headers: token ? {Authorization: `Bearer ${token}`} : {}})
   const found = await answer.json()
   if (!answer.ok) return tell($('addresses'), found.error)
   const schemas = found.components?.schemas ?? {}

@@ -2,7 +2,7 @@
 
 import {blob, form, get} from './api.js'
 import {$, h, say, tell} from './dom.js'
-import {emit, latest, on, parts, state} from './state.js'
+import {emit, latest, parts, state} from './state.js'
 
 const thumbnails = new Map()
 
@@ -13,7 +13,8 @@ export function start() {
   picker.onchange = () => { if (picker.files[0]) drop(picker.files[0]); picker.value = '' }
   addEventListener('paste', event => {
     const file = [...event.clipboardData?.files ?? []].find(one => one.type.startsWith('image/'))
-    if (file) { event.preventDefault(); drop(file) }
+    const isText = event.target.closest?.('[type=text], textarea') && event.clipboardData?.types.includes('text/plain')
+    if (file && !isText) { event.preventDefault(); drop(file) }
   })
   let inside = 0
   addEventListener('dragenter', () => { inside++; document.body.classList.add('dragging') })
@@ -30,21 +31,20 @@ export function start() {
   })
   if (!state.about.uploads) for (const one of document.querySelectorAll('.uploads')) one.hidden = true
   for (const place of [$('gallery'), $('strip')]) place.replaceChildren(...state.about.gallery.map(pictureOf))
-  on('server-back', () => { if (!state.image) for (const one of state.about.gallery) fill(one) })
 }
 
 function pictureOf(one) {
   const image = h('img', {alt: one.alt, width: 120, height: 90})
   fill(one, image)
+  document.addEventListener('server-back', () => fill(one, image))
   const title = one.license ? `${one.alt}. Photo: ${one.credit}, ${one.license}, resized` : one.alt
   return h('li', {}, h('button', {class: 'thumb', title, onclick: () => showExample(one.id)}, image))
 }
 
-async function fill(one, image = null) {
+async function fill(one, image) {
   try {
     if (!thumbnails.has(one.id)) thumbnails.set(one.id, blob(`images/${one.id}?thumbnail=true`).then(URL.createObjectURL))
-    const address = await thumbnails.get(one.id)
-    if (image) image.src = address
+    image.src = await thumbnails.get(one.id)
   } catch { thumbnails.delete(one.id) }
 }
 
@@ -54,7 +54,7 @@ async function drop(file) {
   if (file.size > most) return failed({message: `${file.name} is larger than ${most >> 20} MiB.`, hint: 'Downscale it.'})
   $('drop-text').textContent = `Sending ${file.name} …`
   try {
-    const id = await upload(file)
+    const id = await upload(file, latest('image'))
     await show(id, file)
   } catch (error) { failed(error) }
   $('drop-text').textContent = 'Drop an image here, or paste one'
@@ -66,9 +66,9 @@ function failed(error) {
   else tell($('image-error'), error)
 }
 
-export async function upload(file) {
+export async function upload(file, signal) {
   const named = file.name ? file : new File([file], 'image.png', {type: file.type})
-  return (await form('images', [['files', named]])).images[0].id
+  return (await form('images', [['files', named]], signal)).images[0].id
 }
 
 export async function showExample(id, linked = false) {

@@ -18,12 +18,13 @@ async function load() {
   const what = $('layer-what').value, text = state.texts[state.chosen], place = $('layers-said')
   if (!state.image) { place.textContent = 'Choose an image first.'; return }
   if (what === 'layers' && !text) { place.textContent = 'Add a text first.'; parts.stage.setMap(null); return }
-  const key = what === 'layers' ? `layers ${text}` : what
+  const keyNow = () => $('layer-what').value === 'layers' ? `layers ${state.texts[state.chosen]}` : 'attention'
+  const key = keyNow()
   if (!cache.has(key)) {
     busy(place, 'Looking at all layers …')
     try {
       const signal = latest('layers'), asked = {model: state.model, ...(what === 'layers' ? {text} : {})}
-      const answer = await fresh(id => post(what, {...asked, image: id}, signal))
+      const answer = await fresh(id => post(what, {...asked, image: id}, signal), keyNow)
       cache.set(key, unpack(answer[what]))
       if (state.tab !== 'layers') return
     } catch (error) {

@@ -28,13 +28,18 @@ const ofOther = example => {
   return others.some(one => one.texts.join('\n') === state.texts.join('\n'))
 }
 
+// No map, but the Classes tab keeps its picture.
+function erase() {
+  if (state.tab !== 'segment') parts.stage.setMap(null)
+}
+
 export function set(texts, asks = true) {
   state.texts = texts
   state.chosen = 0
   state.threshold = null
   if (!texts.includes(state.versus)) state.versus = null
   state.answer = null
-  parts.stage.setMap(null)
+  erase()
   draw()
   emit('texts')
   if (asks) ask()
@@ -61,7 +66,7 @@ function remove(number) {
   state.chosen = Math.max(0, Math.min(state.chosen - (number < state.chosen ? 1 : 0), state.texts.length - 1))
   state.answer = null
   state.threshold = null
-  if (!state.texts.length) parts.stage.setMap(null)
+  if (!state.texts.length) erase()
   draw()
   emit('texts')
   ask()
@@ -94,7 +99,7 @@ export async function ask() {
   } catch (error) {
     if (error.name === 'AbortError') return
     state.answer = null
-    parts.stage.setMap(null)
+    erase()
     tell($('text-error'), error)
   }
   $('panel').setAttribute('aria-busy', false)

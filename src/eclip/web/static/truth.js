@@ -39,11 +39,12 @@ async function score() {
 function draw() {
   if (!found || state.tab !== 'truth' || !chosenText()) return
   const last = found.curve.length - 1, threshold = state.threshold ?? found.own.threshold
-  const here = found.curve[Math.min(last, Math.ceil(threshold * last - 1e-9))]
+  const near = Math.round(threshold * last)  // the curve has no others
+  const shown = state.threshold === null ? found.own : {iou: found.curve[near], threshold: near / last}
   const rows = [
-    ['IoU at the threshold shown', here, `threshold ${threshold.toFixed(2)}`],
-    ['IoU at the usual threshold', found.own.iou, `threshold ${found.own.threshold.toFixed(2)}`],
-    ['Best IoU', found.best.iou, `threshold ${found.best.threshold.toFixed(2)}`],
+    ['IoU at the threshold shown', shown.iou, `threshold ${shown.threshold.toFixed(3)}`],
+    ['IoU at the usual threshold', found.own.iou, `threshold ${found.own.threshold.toFixed(3)}`],
+    ['Best IoU', found.best.iou, `threshold ${found.best.threshold.toFixed(3)}`],
     ['mSC', found.contrast, 'mean heat on the object minus elsewhere; 0 is chance'],
     ['Energy', found.energy, `share of the heat on the object, which covers ${(100 * found.area).toFixed(0)} % of the image`],
     ['Pointing', found.pointing_game, found.pointing_game === 1 ? 'a hit: the maximum lies on the object' : found.pointing_game ? 'a tie' : 'a miss: the maximum lies elsewhere'],

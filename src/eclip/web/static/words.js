@@ -120,6 +120,7 @@ function paint() {
 }
 
 function pin(what) {
+  if (!linked || !$('sentence')) return  // no pairs, or not yet
   const same = held && what && (held.word === what.word && held.row === what.row && held.col === what.col)
   held = same ? null : what
   if (held?.row !== undefined) alike(held)
@@ -132,7 +133,7 @@ async function alike({row, col}) {
   const key = `${state.image.id} ${state.model}`
   try {
     if (like?.key !== key) {
-      const {similarity} = await fresh(id => post('similarity', {image: id, model: state.model}, latest('similarity')))
+      const {similarity} = await fresh(id => post('similarity', {image: id, model: state.model}, latest('similarity')), () => held)
       like = {key, values: unpack(similarity)}
     }
   } catch (error) {

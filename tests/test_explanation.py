@@ -225,7 +225,7 @@ def test_texts_and_templates_may_be_generators(backbone: Backbone) -> None:
     assert one.classes == other.classes and np.array_equal(one.labels[0], other.labels[0])
 
 
-@pytest.mark.parametrize("texts", [None, 3, b"a dog", {"a dog": 1}, ["a dog", None]])
+@pytest.mark.parametrize("texts", [None, 3, b"a dog", {"a dog": 1}, ["a dog", None], np.array("a dog")])
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_texts_that_are_none_are_refused_at_every_door(backbone: Backbone, texts: Any) -> None:
     doors: list[Any] = [

@@ -449,9 +449,14 @@ def test_find_images_in_files_folders_and_patterns(tmp_path: Path) -> None:
     assert find_images([tmp_path / "*.png", a, f"{tmp_path}/**/*.webp"]) == ([a, c], []), "each once"
     assert find_images([odd]) == ([odd], []), "a file whose name looks like a pattern"
     assert find_images(["x" * 300])[1] == [("x" * 300, f"{'x' * 300}: no such file or folder.")]
-    missing = [tmp_path / "no.jpg", tmp_path / "hollow", tmp_path / "*.gif", "https://example.org/a.jpg"]
+    missing = [tmp_path / "no.jpg", tmp_path / "hollow", tmp_path / "*.gif", "https://example.org/a.jpg", ""]
     found, problems = find_images(missing)
     assert found == []
     assert [source for source, _ in problems] == [str(path) for path in missing]
-    for (_, error), words in zip(problems, ("no such file", "no image", "no file matches", "download it"), strict=True):
+    said = ("no such file", "no image", "no file matches", "download it", "an empty name was given")
+    for (_, error), words in zip(problems, said, strict=True):
         assert words in error
+    (tmp_path / "deep/gone.webp").symlink_to("nowhere.webp")
+    for source in (tmp_path / "deep", f"{tmp_path}/**/*.webp"):
+        found, [(_, error)] = find_images([source])
+        assert found == [c] and f"{tmp_path / 'deep/gone.webp'} is a link to nowhere.webp" in error

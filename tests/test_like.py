@@ -84,10 +84,12 @@ def test_a_folder_is_the_mean_of_its_images(vit: Backbone, folder: Path) -> None
 def test_sums_and_differences(vit: Backbone) -> None:
     text = eclip.encode_texts(vit, ["grass", "a dog"])
     image = _feature(vit, _image(1))
+    twice: Any = sum([eclip.like(_image(1)), eclip.like(_image(1))])
     cases = {
         "image 0 + grass - a dog": (eclip.like(_image(1)) + "grass" - "a dog", image + text[:1] - text[1:]),
         "grass - image 0": ("grass" - eclip.like(_image(1)), text[:1] - image),
         "grass + image 0": ("grass" + eclip.like(_image(1)), text[:1] + image),
+        "image 0 + image 0": (twice, image),
         "0.5 image 0 + grass": (0.5 * eclip.like(_image(1)) + "grass", 0.5 * image + text[:1]),
     }
     for name, (asked, wanted) in cases.items():
@@ -102,11 +104,17 @@ def test_templates_are_for_the_texts_of_a_sum(vit: Backbone) -> None:
     np.testing.assert_allclose(found, _maps(vit, wanted), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "array", "file"])
+@pytest.mark.parametrize("kind", ["tensor", "array", "swapped", "reversed", "read-only", "file"])
 def test_a_vector_is_used_as_it_is(vit: Backbone, tmp_path: Path, kind: str) -> None:
     vector = torch.randn(vit.feature_size, generator=torch.Generator().manual_seed(3)) * 7
     np.save(tmp_path / "bark.npy", vector.numpy())
-    given: Any = {"tensor": vector, "array": vector.numpy(), "file": tmp_path / "bark.npy"}[kind]
+    given: Any = {"tensor": vector, "file": tmp_path / "bark.npy"}.get(kind, vector.numpy().copy())
+    if kind == "swapped":
+        given = given.astype(">f4")
+    elif kind == "reversed":
+        given = given[::-1].copy()[::-1]
+    elif kind == "read-only":
+        given.flags.writeable = False
     np.testing.assert_array_equal(_maps(vit, eclip.like(given)), _maps(vit, vector[None]))
     np.save(tmp_path / "bark.npy", vector.numpy().astype(">f4"))
     np.testing.assert_array_equal(_maps(vit, eclip.like(tmp_path / "bark.npy")), _maps(vit, vector[None]))
@@ -233,6 +241,10 @@ def test_examples_pickle_and_copy(vit: Backbone, folder: Path, monkeypatch: pyte
             OptionError,
             "different",
         ),
+        (lambda: eclip.like(_image(1), name=5), OptionError, "a string that is not empty, or None, got 5"),  # type: ignore[arg-type]
+        (lambda: eclip.like(_image(1), name="  "), OptionError, "got '  '"),
+        (lambda: eclip.like(np.array(["a", "b"])), OptionError, "floating-point numbers, got <U1"),
+        (lambda: 1 + eclip.like(_image(1)), TypeError, "unsupported operand"),
         (lambda: eclip.like(eclip.like(_image(1))), OptionError, r"with \+"),  # type: ignore[arg-type]
         (lambda: eclip.like(torch.zeros(24)), TextError, "no direction"),
         (lambda: eclip.like(torch.ones(1, 24)), ShapeError, "features or a gray image"),
@@ -242,7 +254,7 @@ def test_examples_pickle_and_copy(vit: Backbone, folder: Path, monkeypatch: pyte
         (lambda: read_like("text:grass + "), OptionError, "empty part"),
     ],
 )
-def test_what_is_refused(make: Any, kind: type[EclipError], said: str) -> None:
+def test_what_is_refused(make: Any, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
         make()
 

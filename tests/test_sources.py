@@ -80,6 +80,9 @@ def test_order_does_not_depend_on_the_file_system(tree: Path, monkeypatch: pytes
 def test_patterns_braces_and_several_sources_keep_their_order(tree: Path) -> None:
     assert listed(f"{tree}/b/*.png", tree / "Z.png") == [f"{tree}/b/a.png", f"{tree}/Z.png"]
     assert listed(f"{tree}/{{b,Z}}.png") == [f"{tree}/b.png", f"{tree}/Z.png"]
+    (tree / "b/gone.png").symlink_to("nowhere.png")
+    *_, last = list_images([f"{tree}/b/*.png"])
+    assert last.error == f"{tree}/b/gone.png: no such file."
 
 
 @pytest.mark.parametrize(

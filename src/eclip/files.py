@@ -196,14 +196,22 @@ def files_below(folder: Path, endings: Collection[str]) -> tuple[list[Path], lis
         folders[:] = [name for name in folders if name not in made]
         for link in (path for name in folders if os.path.islink(path := os.path.join(place, name))):
             warnings.warn(left_out(link), DataWarning, stacklevel=2)
-        own = (Path(place, name) for name in names if name not in made)
-        found += [path for path in own if path.suffix.lower() in endings and path.is_file()]
+        paths = (Path(place, name) for name in names if name not in made)
+        own = [path for path in paths if path.suffix.lower() in endings]
+        found += [path for path in own if path.is_file()]
+        wrong += dead_links(own)
     return sorted(found), wrong
 
 
 def left_out(link: str) -> str:
     """What is said of a link to a folder, which could lead anywhere, also in a circle."""
     return f"{link} is a link to a folder and is left out: name it as a source of its own to include its files."
+
+
+def dead_links(paths: Iterable[Path]) -> list[str]:
+    """What is wrong with each link among the paths that leads nowhere."""
+    dead = (path for path in sorted(paths) if os.path.islink(path) and not os.path.exists(path))
+    return [f"{path} is a link to {os.readlink(path)}, which is not there: mend or delete it." for path in dead]
 
 
 def cache_folder(name: str) -> Path:

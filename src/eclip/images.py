@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from eclip.errors import ImageError, OptionError
-from eclip.files import STATE, VIDEOS, file_state, files_below, is_in_memory, may_pass, memory_name, retried, unmade
+from eclip.files import (
+    STATE,
+    VIDEOS,
+    dead_links,
+    file_state,
+    files_below,
+    is_in_memory,
+    may_pass,
+    memory_name,
+    retried,
+    unmade,
+)
 from eclip.pixels import (
     LABELED,
     MAX_PIXELS,
@@ -213,12 +224,16 @@ def find_images(
     results = None if out is None else Path(out).resolve()
     for source in sources:
         path, wrong = Path(source), list[str]()
+        if source == "":  # not the current directory, which "." is
+            problems.append(("", "an empty name was given, as by a variable that is not set: name an image or folder."))
+            continue
         if os.path.isdir(root := path):
             inside, wrong = files_below(path, EXTENSIONS)
             missing = f"{path}: no image in this folder ({', '.join(sorted(EXTENSIONS))})."
         elif not os.path.exists(path) and glob.has_magic(str(source)):
             root, matches = unmade(str(source), map(Path, glob.glob(str(source), recursive=True)))
             inside, missing = sorted(match for match in matches if match.is_file()), f"{source}: no file matches."
+            wrong = dead_links(matches)
         else:
             inside, root = [path] if os.path.exists(path) else [], path.parent
             missing = f"{source}: {'download it first' if '://' in str(source) else 'no such file or folder'}."

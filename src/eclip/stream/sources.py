@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import itertools
 import json
 import os
 import stat
@@ -101,13 +102,15 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
         return in_folder(source, out)
     if not os.path.exists(source):
         if not glob.has_magic(source):
-            raise DataError(f"{source}: no such file or folder.")
-        found = [match for match in glob.iglob(source, recursive=True) if os.path.isfile(match)]
+            raise DataError(f"{source or repr(source)}: no such file or folder.")
+        matches = glob.iglob(source, recursive=True)
+        found = [match for match in matches if os.path.isfile(match) or not os.path.exists(match)]
         _, others = unmade(source, map(Path, found))
         matches = sorted(match for match in found if Path(match) in others and not _is_inside(match, out))
         if not matches:
             raise DataError(f"{source}: no file matches.")
-        return (item for match in matches for item in _images(match, out))
+        parts = (_images(match, out) if os.path.exists(match) else iter([_file(match)]) for match in matches)
+        return itertools.chain.from_iterable(parts)
     if is_tar(source):
         return in_tar_at(source, source)
     return in_table(source) if is_table(source) else iter([_file(source)])

@@ -98,13 +98,18 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
 
 def _listed(texts: Iterable[str]) -> list[str]:
     """The texts of a list, or of a generator, which can be read only once."""
-    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+    if isinstance(texts, bytes | Mapping) or not are_listed(texts):
         given = "None" if texts is None else type(texts).__name__
         raise TextError(f"texts must be a text or a list of texts, such as ['a dog', 'a cat'], got {given}.")
     listed = list(texts)
     if not listed:
         raise TextError("no text was given; pass at least one, such as 'a dog'.")
     return listed
+
+
+def are_listed(texts: object) -> bool:
+    """Whether it can be listed; an array without axes says that it can."""
+    return isinstance(texts, Iterable) and getattr(texts, "ndim", 1) != 0
 
 
 def _check_letters(text: object, which: str) -> None:

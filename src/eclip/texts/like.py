@@ -130,11 +130,13 @@ class Like:
     def __sub__(self, other: Like | str) -> Like:
         return self._with(other, -1)
 
-    def __radd__(self, other: str) -> Like:
-        return _of_text(other)._with(self, 1)
+    def __radd__(self, other: str | int) -> Like:
+        if isinstance(other, int) and other == 0:  # where `sum` begins
+            return self
+        return _of_text(other)._with(self, 1) if isinstance(other, str) else NotImplemented
 
     def __rsub__(self, other: str) -> Like:
-        return _of_text(other)._with(self, -1)
+        return _of_text(other)._with(self, -1) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, weight: float) -> Like:
         if not isinstance(weight, int | float | np.integer | np.floating):
@@ -222,6 +224,8 @@ def like(
     """
     if not examples:
         raise OptionError('like needs an example, such as like("mug.jpg").')
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise OptionError(f"the name of an example must be a string that is not empty, or None, got {name!r}.")
     parts = [_example(one) for one in examples]
     if box is not None:
         [first, *more] = parts
@@ -267,8 +271,8 @@ def _example(given: Any) -> Example:
     if not isinstance(given, Image.Image | np.ndarray | TensorLike):
         raise OptionError(f"an example must be a path, an image, an array or a tensor, got {type(given).__name__}.")
     if getattr(given, "ndim", 0) == 1:
-        vector = given if isinstance(given, Tensor) else torch.from_numpy(np.asarray(given))
-        return Example(_vector(vector, "the vector"), None, None, "vector")
+        values = given if isinstance(given, Tensor) else np.asarray(given)
+        return Example(_vector(values, "the vector"), None, None, "vector")
     return Example((given,), None, None, name_of(given, 0))
 
 
@@ -276,17 +280,13 @@ def _of_path(given: str) -> Example:
     path = Path(given)
     region = None if os.path.exists(given) else _REGION.fullmatch(given)
     if region is not None:
-        numbers = [int(one) for one in region["box"].split(",")]
-        return _region(_of_path(region["file"]), numbers)
+        return _region(_of_path(region["file"]), map(int, region["box"].split(",")))
     if path.suffix.lower() == VECTOR and os.path.isfile(given):
         try:
             values = read_array(path)
         except (OSError, ValueError) as error:
             raise OptionError(f"cannot read the vector {given!r} as a .npy file: {error}.") from None
-        if values.dtype.kind != "f":
-            raise OptionError(f"the vector {given!r} must hold floating-point numbers, got {values.dtype}.")
-        values = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)  # in this machine's byte order
-        return Example(_vector(torch.from_numpy(values), given), None, given, path.name)
+        return Example(_vector(values, f"the vector {given!r}"), None, given, path.name)
     if os.path.isdir(given):
         images, problems = find_images([given])
         if problems:
@@ -318,7 +318,12 @@ def _region(part: Example, box: Any) -> Example:
     return replace(part, box=(left, top, right, bottom), spec=spec, name=f"{part.name}:{said}")
 
 
-def _vector(values: Tensor, name: str) -> Float[Tensor, " feature"]:
+def _vector(values: Tensor | np.ndarray, name: str) -> Float[Tensor, " feature"]:
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind != "f":
+            raise OptionError(f"{name} must hold floating-point numbers, got {values.dtype}.")
+        dtype = np.float64 if values.dtype.itemsize > 4 else np.float32
+        values = torch.from_numpy(values.astype(dtype))  # in this machine's byte order, and no view
     if values.ndim != 1:
         raise ShapeError(f"{name} must be one vector, (feature,), got shape {tuple(values.shape)}.")
     return unit_features(values.detach().cpu()[None])[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.view import View
 from eclip.errors import OptionError
-from eclip.texts.encode import are_worth_keeping, check_texts, encode_apart
+from eclip.texts.encode import are_listed, are_worth_keeping, check_texts, encode_apart
 from eclip.texts.features import unit_features
 from eclip.texts.like import Like
 
@@ -54,7 +54,7 @@ def check_queries(queries: Any) -> list[str | Like]:
     """
     if isinstance(queries, Like):
         return [queries]
-    if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
+    if isinstance(queries, str | bytes | Mapping) or not are_listed(queries):
         return [*check_texts(queries)]  # type: ignore[arg-type]  # it says what is wrong
     listed = list(queries)
     if not any(isinstance(one, Like) for one in listed):

@@ -20,6 +20,7 @@ import eclip
 from eclip import __version__, cli
 from eclip.backbones.choices import POSITIONS, RESIZES
 from eclip.backbones.preprocess import Preprocess
+from eclip.cli.errors import report_errors
 from eclip.explanation.comparison import ComparisonWriter
 from eclip.explanation.explanation import Explanation
 from eclip.methods import METHODS
@@ -300,6 +301,9 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
         ("comapre a.jpg", "Did you mean 'compare'?"),
         ("explain a.jpg -t dog --batch-size 0", "--batch-size"),
         ("explain a.jpg -t dog --image-size big", "--image-size"),
+        ("explain a.jpg -t dog --image-size -3 --dry-run", "--image-size"),
+        ("explain a.jpg --texts-file utf-16.txt", "'utf-16.txt': it is not UTF-8: save it as UTF-8."),
+        ("explain a.jpg -t dog --config none.toml", "configuration 'none.toml': No such file or directory."),
         ("explain a.jpg -t dog --resize crop", "--resize"),
         ("explain a.jpg -t dog --positions nearest", "--positions"),
         ("explain a.jpg -t dog --metod itsm", "--method"),
@@ -311,6 +315,7 @@ def test_explain_versus_is_the_difference(tiny_name: str, images: Path, tmp_path
 def test_wrong_usage_is_two(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").touch()
+    (tmp_path / "utf-16.txt").write_text("a dog", encoding="utf-16")
     monkeypatch.setenv("COLUMNS", "200")
     done = run(*shlex.split(words))
     assert done.exit_code == 2, done.output
@@ -460,6 +465,7 @@ def test_tables_show_brackets_and_colons(capsys: pytest.CaptureFixture[str]) -> 
     [
         (MemoryError(), "--batch-size 1"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), "smaller --image-size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "--batch-size 1"),
         (RuntimeError("operator torchvision::nms does not exist"), "eclip doctor"),
         (ImportError("No module named 'timm'"), "eclip doctor"),
     ],
@@ -476,3 +482,8 @@ def test_faults_of_the_machine_are_one_line(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_other_faults_of_memory_are_bugs() -> None:
+    with pytest.raises(RuntimeError, match="illegal"), report_errors():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

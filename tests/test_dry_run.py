@@ -57,7 +57,7 @@ def test_what_the_run_would_refuse_is_refused(tiny_name: str, images: Path, tmp_
     wrong = run("explain", images, *asked, "--write", "maps", "--shard-size", 4, "--batch-size", 3)
     assert wrong.exit_code == 2 and "shard_size must be a multiple of batch_size" in wrong.stderr
     assert run("explain", images, *asked, "--write", "map").exit_code == 2
-    for words in (("--timeout", 0), ("--concurrency", 3), ("--ray-address", "auto")):
+    for words in (("--timeout", 0), ("--timeout", "nan"), ("--concurrency", 3), ("--ray-address", "auto")):
         wrong = run("explain", images, *asked, *words)
         assert wrong.exit_code == 2 and words[0].strip("-") in wrong.stderr
     assert run("explain", images, *asked, "--format", "pgn").exit_code == 2

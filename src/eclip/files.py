@@ -199,7 +199,7 @@ def files_below(folder: Path, endings: Collection[str]) -> tuple[list[Path], lis
         paths = (Path(place, name) for name in names if name not in made)
         own = [path for path in paths if path.suffix.lower() in endings]
         found += [path for path in own if path.is_file()]
-        wrong += dead_links(own)
+        wrong.extend(dead_links(own))
     return sorted(found), wrong
 
 

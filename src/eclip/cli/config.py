@@ -33,7 +33,7 @@ def read_config(file: Path, params: list[Any]) -> dict[str, Any]:
     try:
         given = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"cannot read the configuration {str(file)!r}: {error}.") from error
+        raise OptionError(f"cannot read the configuration {str(file)!r}: {why(error)}.") from error
     options = {flag.removeprefix("--"): param for param in params for flag in param.opts if flag.startswith("--")}
     found: dict[str, Any] = {}
     for key, value in given.items():
@@ -45,6 +45,13 @@ def read_config(file: Path, params: list[Any]) -> dict[str, Any]:
             raise OptionError(f"{file}: --{name} is given twice: keep one of them.")
         found[param.name] = _value(file, key, value, param)
     return found
+
+
+def why(error: Exception) -> str:
+    """Why a file of text cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8: save it as UTF-8"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _unknown(key: str, options: dict[str, Any]) -> str:

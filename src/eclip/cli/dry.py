@@ -82,7 +82,7 @@ def shards(
     size, piece = settings["batch_size"], PIECE if many.shard_size is None else many.shard_size
     wanted = words(many.write) if many.write is not None else DEFAULT if command == "explain" else LABEL_DEFAULT
     own: dict[str, Any] = {name: str(one) for name in ("layout", "index") if (one := getattr(many, name)) is not None}
-    own |= {} if many.timeout is None else {"timeout": many.timeout}
+    own |= {name: one for name in ("workers", "timeout", "threads") if (one := getattr(many, name)) is not None}
     own |= {"batch_size": size, "shard_size": piece, "max_side": settings.get("max_side")}
     Job(tuple(sources), texts, out, settings, command, tuple(wanted), **own)  # its checks
     check_engine(many.engine or "process", many.ray_address, many.concurrency)

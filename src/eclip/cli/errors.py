@@ -23,6 +23,9 @@ from eclip.errors import (
 USAGE_ERRORS = (UnknownNameError, OptionError, TextError, DeviceError)
 """Usage errors, with exit code 2. All our other errors have exit code 1."""
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""As CUDA and torch's CPU allocators say it; other faults of memory are bugs."""
+
 
 @contextmanager
 def report_errors() -> Iterator[None]:
@@ -53,7 +56,7 @@ def report_errors() -> Iterator[None]:
 def _advice(error: Exception) -> str:
     """What to do about a problem of the machine or the installation; "" for a bug of ours."""
     reason = str(error).strip().partition("\n")[0]
-    if isinstance(error, MemoryError) or "memory" in reason:
+    if isinstance(error, MemoryError) or any(words in reason for words in OUT_OF_MEMORY):
         return f"not enough memory ({reason or 'MemoryError'}): try a smaller --image-size, or --batch-size 1."
     if isinstance(error, ImportError) or "torchvision" in reason:
         return f"a package is missing or incompatible ({reason}): run `eclip doctor` to find out."

@@ -15,7 +15,7 @@ import typer
 
 from eclip.backbones.catalog import BLOCKLESS, SCHEMES, architectures, head_beside, split_name, tower_of
 from eclip.cli import completion
-from eclip.cli.config import take_config
+from eclip.cli.config import take_config, why
 from eclip.cli.errors import stop
 from eclip.errors import ModelError, OptionError, TextError
 from eclip.methods import DEFAULT_METHOD, DEFAULT_OF_CNNS, METHODS, options_for
@@ -78,7 +78,7 @@ Refine = Annotated[
 RefineSet = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the refinement, e.g. k=50.")
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels. Default: the model's own.")]
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Input side in pixels. Default: the model's own.")]
 Resizing = Annotated[Resize, typer.Option(help="Squash to a square, or keep the aspect ratio.")]
 Template = Annotated[
     list[str] | None,
@@ -192,7 +192,7 @@ def lines_of(file: Path | None, what: str) -> list[str]:
     except FileNotFoundError as error:
         raise OptionError(f"cannot read the {what} file {str(file)!r}: write {ONE_BY_ONE[what]}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the {what} file {str(file)!r}: {error}.") from error
+        raise OptionError(f"cannot read the {what} file {str(file)!r}: {why(error)}.") from error
     return [line.strip() for line in lines if line.strip()]
 
 

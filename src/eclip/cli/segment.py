@@ -65,7 +65,9 @@ def segment(
     stride: Annotated[int | None, typer.Option(min=1, help="Step between windows. Default: half a window.")] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="Input side in pixels; with --window, the image's shorter side. Default: the model's own."),
+        typer.Option(
+            min=1, help="Input side in pixels; with --window, the image's shorter side. Default: the model's own."
+        ),
     ] = None,
     resize: options.Resizing = Resize.squash,
     template: Annotated[

@@ -413,6 +413,8 @@ def test_the_command(cut: Path, tmp_path: Path) -> None:
         (["VIDEO", "docs/images/dog.jpg"], "explained alone"),
         (["VIDEO", "--write", "maps"], "--write does not apply to a video"),
         (["VIDEO", "--shard-size", "8"], "--shard-size does not apply"),
+        (["VIDEO", "--workers", "0"], "--workers does not apply"),
+        (["VIDEO", "--format", "csv", "--min-presence", "0"], "--min-presence does not apply"),
         (["VIDEO", "--format", "csv"], "--format does not apply"),
         (["VIDEO", "--dry-run"], "--dry-run does not apply"),
         (["VIDEO", "--min-presence", "0"], "--min-presence does not apply"),

@@ -103,8 +103,8 @@ def _images(source: str, out: str | None) -> Iterator[Item]:
     if not os.path.exists(source):
         if not glob.has_magic(source):
             raise DataError(f"{source or repr(source)}: no such file or folder.")
-        matches = glob.iglob(source, recursive=True)
-        found = [match for match in matches if os.path.isfile(match) or not os.path.exists(match)]
+        named = glob.iglob(source, recursive=True)
+        found = [match for match in named if os.path.isfile(match) or not os.path.exists(match)]
         _, others = unmade(source, map(Path, found))
         matches = sorted(match for match in found if Path(match) in others and not _is_inside(match, out))
         if not matches:

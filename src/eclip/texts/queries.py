@@ -55,7 +55,7 @@ def check_queries(queries: Any) -> list[str | Like]:
     if isinstance(queries, Like):
         return [queries]
     if isinstance(queries, str | bytes | Mapping) or not are_listed(queries):
-        return [*check_texts(queries)]  # type: ignore[arg-type]  # it says what is wrong
+        return [*check_texts(queries)]  # it says what is wrong
     listed = list(queries)
     if not any(isinstance(one, Like) for one in listed):
         return [*check_texts(listed)]

@@ -14,6 +14,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from PIL import Image
 
 import eclip
@@ -107,6 +108,8 @@ def test_a_store_gives_records_in_the_order_asked_for(tmp_path: Path) -> None:
     asked = places(10, 0, 7, 7, 4, 3, 10)
     assert np.array_equal(store.take(asked), values[asked]) and store.take(asked).dtype == np.float16
     assert store.take(places()).shape == (0, 2, 3)
+    store.write(4, values[4:8], {5: "torn"})
+    store.write(4, values[4:8])  # written again without it
     again = Store(tmp_path / "deep" / "store", 11, (2, 3), np.float16, shard=4)
     assert again.bad() == {2: "torn", 3: "wet"} and not again.missing()
     assert np.array_equal(np.load(store.folder / "000001.npy"), values[4:8]), "a file that anyone can read"
@@ -133,6 +136,9 @@ def test_a_shard_that_is_cut_off_later_gives_no_numbers(tmp_path: Path) -> None:
     assert store.take(places(2, 0)).all()
     with pytest.raises(ResultError, match=r"000000.npy was truncated during the run: start again"):
         store.take(places(0, 3))
+    shutil.rmtree(tmp_path)
+    with pytest.raises(ResultError, match=r"000000.npy cannot be read any more \(No such file or directory\): start"):
+        store.take(places(0))
 
 
 def test_what_cannot_be_written_says_so_and_leaves_what_was_there(tmp_path: Path) -> None:
@@ -221,6 +227,19 @@ def test_images_that_cannot_be_read_are_named_and_not_used(
     assert list(few.bad) == [5], "only those that are used"
     rows, _, bad = provenance.encode_images([some[5], some[20]])
     assert list(bad) == [0, 1] and not rows.any()
+
+
+def test_images_that_can_be_read_again_are_used(backbone: Backbone, pairs: list[Pair], tmp_path: Path) -> None:
+    away = tmp_path / "away.png"
+    some = [*pairs[:9], replace(pairs[9], place=pairs[9].place._replace(file=str(away))), *pairs[10:]]
+    provenance = encoder_of(backbone, guide="centre")
+    whole, torn = (on_disk(provenance, data, tmp_path / "cache") for data in (pairs, some))
+    assert filled(whole)["images"] == filled(torn)["images"] == 36 and list(torn.bad) == [9]
+    shutil.copy(pairs[9].place.file, away)
+    assert filled(torn, retry=False)["images"] == 0 and list(torn.bad) == [9], "a resumed run goes on as it began"
+    assert filled(torn) == {"images": 8, "captions": 0} and not torn.bad, "its shard"
+    same(torn.batch(places(9), places(9), places(0)), whole.batch(places(9), places(9), places(0)), rtol=0, atol=0)
+    assert filled(torn)["images"] == 0
 
 
 class Counted(Pair):
@@ -312,6 +331,18 @@ def test_the_key_changes_with_all_that_the_numbers_depend_on(
     assert changed(image_size=48) == changed(source="output") == "rg"
     assert changed(of=replace(backbone, std=(0.5, 0.5, 0.5))) == changed(of=replace(backbone, mean=(0.5,) * 3)) == "rg"
     assert changed(guide="centre", guide_options={}) == "g"
+    before = Path(pairs[3].key).stat()
+    os.utime(pairs[3].key, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert changed() == "rg", "an image that was replaced by one of the same size"
+    os.utime(pairs[3].key, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for part, heads, kind in (("visual.transformer", 4, "rg"), ("transformer", 8, "t")):
+        other = tiny.backbone("vit")
+        other.model.get_submodule(part).resblocks[0].attn.num_heads = heads
+        assert changed(of=other) == kind, "settings that have no weights"
+        other.model.get_submodule(part).resblocks[0].mlp.gelu = QuickGELU()
+        assert changed(of=other) == kind
+    reads_less = replace(backbone, tokenize=lambda texts: backbone.tokenize([text[:3] for text in texts]))
+    assert changed(of=reads_less) == "t"
     other = tiny.backbone("vit")
     other.model.visual.proj.data[0, 0] += 1
     assert changed(of=other) == "rg", "the image side"

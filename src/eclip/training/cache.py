@@ -30,7 +30,7 @@ class Store:
 
     def missing(self, first: int | None = None) -> list[range]:
         """The records of each missing shard, among those that contain the `first` records; None = all."""
-        spans = (self._span(number) for number in range(-(-(self.count if first is None else first) // self.shard)))
+        spans = (self.span(number) for number in range(-(-(self.count if first is None else first) // self.shard)))
         return [span for span in spans if not self.has(span)]
 
     def has(self, span: range) -> bool:
@@ -49,9 +49,12 @@ class Store:
             ResultError: the folder cannot be written.
         """
         number = start // self.shard
+        told = self._file(number, ".bad.json")
         if bad:
-            replace_file(self._file(number, ".bad.json"), json.dumps(bad).encode())
+            replace_file(told, json.dumps(bad).encode())
         replace_file(self._file(number), lambda file: np.save(file, np.ascontiguousarray(values, self.dtype)))
+        if not bad:
+            told.unlink(missing_ok=True)
 
     def bad(self) -> dict[int, str]:
         """Unusable records by number, with the reasons."""
@@ -66,17 +69,22 @@ class Store:
         Files are not memory-mapped, because all pages ever read would count as used memory.
 
         Raises:
-            ResultError: a shard has become shorter since it was checked.
+            ResultError: a shard has become shorter since it was checked, or is gone.
         """
         taken = np.empty((len(records), *self.shape), self.dtype)
         for number, places in groupby(np.argsort(records), lambda place: int(records[place]) // self.shard):
-            span = self._span(number)
-            with self._file(number).open("rb", buffering=0) as file:
-                begin = self._header(span)
-                for place in places:
-                    file.seek(begin + (int(records[place]) - span.start) * self.record_bytes)
-                    if file.readinto(taken[place]) != self.record_bytes:
-                        raise ResultError(f"{file.name} was truncated during the run: start again to recreate it.")
+            span = self.span(number)
+            path = self._file(number)
+            try:
+                with path.open("rb", buffering=0) as file:
+                    begin = self._header(span)
+                    for place in places:
+                        file.seek(begin + (int(records[place]) - span.start) * self.record_bytes)
+                        if file.readinto(taken[place]) != self.record_bytes:
+                            raise ResultError(f"{path} was truncated during the run: start again to recreate it.")
+            except OSError as error:
+                reason = error.strerror or error
+                raise ResultError(f"{path} cannot be read any more ({reason}): start again to recreate it.") from error
         return taken
 
     def _header(self, span: range) -> int:
@@ -86,7 +94,8 @@ class Store:
         np.lib.format.write_array_header_1_0(header, fields)
         return header.tell()
 
-    def _span(self, number: int) -> range:
+    def span(self, number: int) -> range:
+        """The records of a shard."""
         return range(number * self.shard, min((number + 1) * self.shard, self.count))
 
     def _file(self, number: int, suffix: str = ".npy") -> Path:

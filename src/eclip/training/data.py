@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone, eval_no_grad
 from eclip.backbones.head import head_rows
@@ -30,7 +30,7 @@ from eclip.backbones.hub_errors import free_space
 from eclip.backbones.view import View
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
-from eclip.files import hash_weights
+from eclip.files import file_state, hash_weights
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training.cache import Store
@@ -181,9 +181,10 @@ class Streamed:
 class Cached:
     """Batches from disk; `fill` computes what is missing.
 
-    Rows, guides and texts have separate folders, each keyed by everything that its values depend on, such as all pairs:
-    runs with different guides share the rows, runs that differ only in training share everything, and a run that uses
-    only the first `count` pairs needs only their shards. A text of several pairs is stored once.
+    Rows, guides and texts have separate folders, each keyed by everything that its values depend on, such as all pairs,
+    their files' sizes and times, the weights and the settings of modules: runs with different guides share the rows,
+    runs that differ only in training share everything, and a run that uses only the first `count` pairs needs only
+    their shards. A text of several pairs is stored once.
 
     Attributes:
         bad: used pairs whose image cannot be read, by index, with the reason; set by `note_bad`.
@@ -196,7 +197,8 @@ class Cached:
         self.count = len(pairs) if count is None else count
         backbone, patches, channels = encoder.backbone, encoder.patches, encoder.channels
         shard = min(IMAGES_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
-        data = [LAYOUT, digest(pairs), shard]
+        files = dict.fromkeys(pair.place.file for pair in pairs)
+        data = [LAYOUT, digest(pairs), [(file_state(Path(file)) or [None])[-1] for file in files], shard]
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, encoder.source, encoder.image_size]
         guide = [encoder.guide, {option: _state(value) for option, value in encoder.guide_options.items()}]
@@ -204,7 +206,8 @@ class Cached:
         self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
         self.number = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
         width = backbone.encode_text(["a"]).shape[1]
-        key = _key(LAYOUT, [*self.number], _weights(backbone, image_side=False))
+        ids = backbone.tokenize([*self.number][:CAPTIONS_IN_SHARD]).tolist()  # tokenizers may share all weights
+        key = _key(LAYOUT, [*self.number], ids, _weights(backbone, image_side=False))
         self.texts = Store(folder / f"texts-{key}", len(self.number), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.used = len(set(chain.from_iterable(texts[: self.count])))
         self.image_stores = [self.rows] if encoder.guide == "none" else [self.rows, self.guides]
@@ -216,8 +219,10 @@ class Cached:
         images = sum(store.bytes_missing(self.count) for store in self.image_stores)
         return images + self.texts.bytes_missing(self.used)
 
-    def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1) -> None:
+    def fill(self, on_progress: OnProgress, rank: int = 0, world: int = 1, *, retry: bool = True) -> None:
         """Compute what is missing, shard by shard; each of `world` processes computes its share.
+
+        If `retry`, shards with images that could not be read, but can be now, are computed again.
 
         Raises:
             ResultError: the disk is too small or cannot be written.
@@ -230,13 +235,15 @@ class Cached:
                 )
             on_progress("cache", 0, 0, f"writing {size / 2**20:,.0f} MiB to {self.folder}")
         missing = {span.start: span for store in self.image_stores for span in store.missing(self.count)}
+        again = {span.start: span for span in (self._mended() if retry else ())}
+        missing |= again
         mine = [missing[start] for start in sorted(missing) if start // self.rows.shard % world == rank]
         total, done = sum(map(len, mine)), 0
         for span in mine:
             rows, guide, bad = self.encoder.encode_images(self.pairs[span.start : span.stop])
             found = {span.start + index: why for index, why in bad.items()}
             for store, values in zip(self.image_stores, (rows, guide), strict=False):
-                if not store.has(span):
+                if span.start in again or not store.has(span):
                     store.write(span.start, values.numpy(), found)
             done += len(span)
             on_progress("images", done, total, "")
@@ -246,6 +253,12 @@ class Cached:
             self.texts.write(span.start, self.encoder.encode_captions(said[span.start : span.stop]).numpy())
             done += len(span)
             on_progress("captions", done, total, "")
+
+    def _mended(self) -> set[range]:
+        """The shards of used images that could not be read when these were made, but can be now."""
+        self.note_bad()
+        mended = (place for place in self.bad if not isinstance(_image(self.pairs[place]), ImageError))
+        return {self.rows.span(place // self.rows.shard) for place in mended}
 
     def note_bad(self) -> None:
         """Set `bad`; call it when all processes have finished `fill`."""
@@ -276,9 +289,25 @@ def _state(value: Any) -> Any:
 
 
 def _weights(backbone: Backbone, *, image_side: bool) -> str:
-    """Hash of the weights and buffers of the image side or of the text side."""
-    own = named_tensors(backbone.model)
-    return hash_weights(one for one in own if one[0].startswith(backbone.visual) == image_side).hexdigest()
+    """Hash of the weights and buffers of the image side or of the text side, and of what else its modules say.
+
+    That is their classes and settings, such as the number of heads, which change values but have no weights.
+    """
+
+    def is_own(name: str) -> bool:
+        return name.startswith(backbone.visual) == image_side
+
+    modules = ((name, module) for name, module in backbone.model.named_modules() if is_own(f"{name}."))
+    said = [(name, type(module).__qualname__, _settings(module)) for name, module in modules]
+    own = (one for one in named_tensors(backbone.model) if is_own(one[0]))
+    return hash_weights(own, before=json.dumps(said).encode()).hexdigest()
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that are numbers, strings, or tuples of these."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    parts = {name: value if isinstance(value, tuple) else (value,) for name, value in own.items()}
+    return {name: own[name] for name in own if all(isinstance(one, int | float | str) for one in parts[name])}
 
 
 def _key(*parts: Any) -> str:

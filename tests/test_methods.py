@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ import eclip
 import tiny
 from eclip.backbones.blocks import Block
 from eclip.errors import KeepError, OptionError, ShapeError
+from eclip.guides import GUIDES, Seen
 from eclip.methods import METHODS
 from eclip.methods.surgery import empty_text
+from eclip.refinements import REFINEMENTS
 
 
 def _run(name: str, family: str, dtype: torch.dtype = torch.float64, texts: int = 3, **options: object) -> torch.Tensor:
@@ -310,6 +313,29 @@ def test_gem_mixes_three_self_self_attentions(family: str, iterations: int) -> N
         stream = stream + block.out(total)
     ours = METHODS["gem"].function(encoding, text, iterations=iterations)
     torch.testing.assert_close(ours, _cosines(encoding, stream, text), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.kind != "perturbation"])
+def test_maps_of_texts_share_no_memory(name: str) -> None:
+    encoding, _, _, _, text = _last_block("vit")
+    maps = METHODS[name](encoding, text)
+    others = maps[:, 1:].clone()
+    maps[:, 0].zero_()
+    assert torch.equal(maps[:, 1:], others)
+
+
+@pytest.mark.parametrize("kind", [METHODS, REFINEMENTS, GUIDES])
+def test_arguments_of_a_wrong_kind_are_told(kind: Any, shapes_unchecked: Any) -> None:
+    encoding, _, _, _, text = _last_block("vit")
+    maps, seen = METHODS["itsm"](encoding, text), Seen([], [], encoding)
+    said = {
+        id(METHODS): [(encoding, text.numpy()), (encoding, ["a dog"]), (text, encoding)],
+        id(REFINEMENTS): [(maps.numpy(), encoding), (encoding, maps), (maps, maps)],
+        id(GUIDES): [(encoding,), (seen.images,)],
+    }
+    for arguments in said[id(kind)]:
+        with pytest.raises(OptionError, match=r"^(text|encoding|maps|seen) must be of type \w+, as .*, got \w+\.$"):
+            next(iter(kind.values()))(*arguments)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -285,6 +285,21 @@ def test_terms_add_up_to_the_feature_and_to_the_map(family: str) -> None:
     torch.testing.assert_close(single, expected[:, :1], rtol=0, atol=1e-12)
 
 
+def test_terms_are_those_of_evaluation_without_autocast() -> None:
+    backbone = tiny.backbone("vit")
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    expected = terms(encoding)
+    for block in backbone.model.visual.transformer.resblocks:
+        block.mlp = torch.nn.Sequential(*block.mlp, torch.nn.Dropout(0.5))
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    backbone.model.train()
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = terms(encoding)
+    assert torch.equal(found.attention, expected.attention) and torch.equal(found.rest, expected.rest)
+    assert torch.equal(torch.get_rng_state(), state) and backbone.model.training
+
+
 def test_a_head_that_is_switched_off_adds_nothing() -> None:
     backbone = tiny.backbone("vit", torch.float64)
     block = backbone.model.visual.transformer.resblocks[3].attn

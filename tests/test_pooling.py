@@ -239,6 +239,6 @@ def test_errors_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         masked_max_pool(tokens, threshold="median")
     with pytest.raises(ShapeError, match=r"guide must be \(image, patch\) = \(2, 3\), got \(2, 4\)"):
         masked_max_pool(tokens, torch.ones(2, 4))
-    for wrong in ([0.0, 0.0, 0.0], [1.0, -0.1, 0.0], [1.0, math.nan, 0.0]):
-        with pytest.raises(ShapeError, match="nonnegative everywhere and positive somewhere"):
+    for wrong in ([0.0, 0.0, 0.0], [1.0, -0.1, 0.0], [1.0, math.nan, 0.0], [1.0, math.inf, 0.0]):
+        with pytest.raises(ShapeError, match="finite, nonnegative everywhere and positive somewhere"):
             masked_max_pool(tokens, torch.tensor([[1.0, 0.0, 0.0], wrong]))

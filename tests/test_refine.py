@@ -435,6 +435,12 @@ def test_the_trunk_where_there_is_one() -> None:
             OptionError,
             "'lposs' needs features to be a tensor or one of keys, values, tokens, trunk, got 'queries'",
         ),
+        (
+            "lposs+",
+            {"features": torch.full((2, 12, 5), math.nan)},
+            OptionError,
+            "features to be finite, got NaN",
+        ),
         ("lposs", {"features": torch.ones(2, 16, 5)}, ShapeError, r"= \(2, 12, any\), got \(2, 16, 5\): .* 3 x 4"),
         (
             "lposs",

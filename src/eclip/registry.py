@@ -114,6 +114,12 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def check_kind(value: Any, kind: type, name: str, source: str) -> None:
+    """Raise an OptionError that names the source of such values, unless the value is of this kind."""
+    if not isinstance(value, kind):
+        raise OptionError(f"{name} must be of type {kind.__name__}, as {source}, got {type(value).__name__}.")
+
+
 def check_options(owner: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
     """Check that the function has each option, and that each value has the declared type.
 

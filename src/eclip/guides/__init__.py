@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import EclipError, OptionError, ShapeError
-from eclip.registry import Entry, entry_of
+from eclip.registry import Entry, check_kind, entry_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -62,6 +62,7 @@ class Guide(Entry["Tensor"]):
             StaleEncodingError: the model has changed since it encoded.
             EclipError: the model's weights or pixels contain NaN or infinity; other errors of the guide's function.
         """
+        check_kind(seen, Seen, "seen", "eclip.guides.Seen(images, sources, encoding) makes it")
         options = self.check(options)
         counts = (len(seen.images), len(seen.sources), len(seen.encoding.pixels))
         if len(set(counts)) > 1:

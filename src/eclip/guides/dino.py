@@ -14,6 +14,8 @@ import timm
 import torch
 from jaxtyping import Float
 from timm.models import get_pretrained_cfg
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Grid, eval_no_grad
@@ -81,12 +83,12 @@ def dino(
 
 
 def _readable(network: nn.Module) -> BareViT:
-    vit = bare_vit(network)
-    if network.cls_token is None:
-        raise UnsupportedTowerError(
-            f"'dino' needs a network with a class token, and this {type(network).__name__} has none."
-        )
-    return vit
+    if isinstance(network, VisionTransformer | Eva) and network.cls_token is not None:
+        return bare_vit(network)
+    raise UnsupportedTowerError(
+        f"'dino' needs a timm ViT or EVA with a class token, and this {type(network).__name__} is not one or has none. "
+        "timm.list_pretrained(\"*dino*\") lists names; the guides 'spectral' and 'backbone' need no network."
+    )
 
 
 @cache

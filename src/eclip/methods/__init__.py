@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ShapeError
-from eclip.registry import Entry, entry_of, listed
+from eclip.registry import Entry, check_kind, entry_of, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -82,16 +82,21 @@ class Method(Entry["Tensor"]):
             options: see `self.options`.
 
         Raises:
-            OptionError: an option that this method does not have, or a value of the wrong type.
+            OptionError: an option that this method does not have, or an argument of the wrong type.
             KeepError: the encoding kept too few blocks.
             ShapeError: the texts are not (text, feature) with this model's feature size.
             NotApplicableError: the formula is not applicable to this kind of tower.
         """
+        from torch import Tensor
+
+        from eclip.backbones.backbone import eval_no_grad
+        from eclip.backbones.encoding import Encoding
+
+        check_kind(encoding, Encoding, "encoding", "eclip.encode returns it")
+        check_kind(text, Tensor, "text", "eclip.encode_texts returns it")
         feature = encoding.feature
         _check_text("text", text, feature.shape[1])
         options = self.check(options)
-        from eclip.backbones.backbone import eval_no_grad
-
         with eval_no_grad(encoding.backbone.model):  # methods that need gradients turn them on
             encoding.check_current()
             text = text.to(feature.device)

@@ -23,4 +23,4 @@ def attention(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[
         Attention weights in [0, 1]; the remainder to a sum of 1 is on tokens that are not patches.
     """
     row = pooling_row(encoding, "attention")  # image patch
-    return encoding.on_grid(row[:, :, None].expand(-1, -1, len(text)))
+    return encoding.on_grid(row[:, :, None].repeat(1, 1, len(text)))

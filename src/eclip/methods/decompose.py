@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eclip.backbones.attention_pooling import gather, gather_from
+from eclip.backbones.backbone import eval_no_grad
 from eclip.backbones.blocks import Block, Fn, finish, split_heads
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.host import is_plain, oddities, path_of
@@ -69,7 +70,7 @@ class Terms:
 def terms(encoding: Encoding) -> Terms:
     """Every single term of the decomposition, of an encoding with all blocks; errors as in `decompose`."""
     encoding.check_current()
-    with torch.no_grad():
+    with eval_no_grad(encoding.backbone.model):
         layers, rest = _stream(encoding)
         part, length = 1 / (len(layers) + rest.shape[1]), _length(encoding)
         count = layers[0][1].shape[2]

@@ -49,4 +49,4 @@ def rollout(encoding: Encoding, text: Float[Tensor, "text feature"]) -> Float[Te
         q, k, _ = encoding.qkv(block, x)
         mixed = share[:, None, None] @ attend(block, q, k)  # image head 1 token
         share = (mixed.mean(dim=1)[:, 0] + share) / 2
-    return encoding.on_grid(share[:, encoding.prefix :, None].expand(-1, -1, len(text)))
+    return encoding.on_grid(share[:, encoding.prefix :, None].repeat(1, 1, len(text)))

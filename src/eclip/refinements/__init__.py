@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eclip.errors import OptionError, ShapeError
-from eclip.registry import Entry, entry_of, listed
+from eclip.registry import Entry, check_kind, entry_of, listed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,11 +60,19 @@ class Refinement(Entry["Tensor"]):
             refinement is `finer`. `Explanation` accepts both.
 
         Raises:
-            OptionError: an option that this refinement does not have, or a value outside its range.
+            OptionError: an option that this refinement does not have, a value outside its range, or an argument of the
+                wrong type.
             ShapeError: the maps are not (image, text, row, col) of this encoding.
             KeepError: the encoding kept too few blocks.
             StaleEncodingError: the model has changed since it encoded.
         """
+        from torch import Tensor
+
+        from eclip.backbones.backbone import eval_no_grad
+        from eclip.backbones.encoding import Encoding
+
+        check_kind(maps, Tensor, "maps", "a method returns them")
+        check_kind(encoding, Encoding, "encoding", "eclip.encode returns it")
         if maps.ndim != 4 or len(maps) != len(encoding.pixels) or not maps.numel():
             raise ShapeError(
                 f"maps must be (image, text, row, col) of the {len(encoding.pixels)} encoded images, "
@@ -72,8 +80,6 @@ class Refinement(Entry["Tensor"]):
             )
         options = self.check(options)
         encoding.check_current()
-        from eclip.backbones.backbone import eval_no_grad
-
         with eval_no_grad(encoding.backbone.model):
             return self.function(maps.detach().to(encoding.pixels.device).float(), encoding, **options)
 

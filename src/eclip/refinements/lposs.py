@@ -95,6 +95,8 @@ def check_propagation(
     """Raise OptionError if an option of a propagation over patches is outside its range."""
     if isinstance(features, str) and features not in FEATURES:
         raise OptionError(f"{name!r} needs features to be a tensor or one of {', '.join(FEATURES)}, got {features!r}.")
+    if not isinstance(features, str) and not bool(features.isfinite().all()):
+        raise OptionError(f"{name!r} needs features to be finite, got NaN or infinity.")
     for option, value, fine, right in (
         ("k", k, k >= 1, "at least 1"),
         ("gamma", gamma, LEAST <= gamma <= MOST, f"above 0 ({LEAST} to {MOST})"),

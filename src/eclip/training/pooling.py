@@ -58,7 +58,7 @@ def masked_max_pool(
 
     Raises:
         OptionError: form or threshold is unknown.
-        ShapeError: the guide does not fit the tokens, has negative values, or is zero for an image.
+        ShapeError: the guide does not fit the tokens, has negative or infinite values, or is zero for an image.
     """
     if form not in FORMS:
         hint = " (this form requires texts, see `match`)" if form in SIMILARITIES else ""
@@ -110,8 +110,8 @@ def _checked(guide: Tensor | None, tokens: Tensor, threshold: str) -> Float[Tens
         return torch.ones_like(tokens[:, :, 0])
     if guide.shape != tokens.shape[:2]:
         raise ShapeError(f"guide must be (image, patch) = {tuple(tokens.shape[:2])}, got {tuple(guide.shape)}.")
-    if not bool((guide >= 0).all() & (guide.amax(dim=1) > 0).all()):
-        raise ShapeError("guide must be nonnegative everywhere and positive somewhere in each image.")
+    if not bool(((guide >= 0) & guide.isfinite()).all() & (guide.amax(dim=1) > 0).all()):
+        raise ShapeError("guide must be finite, nonnegative everywhere and positive somewhere in each image.")
     return guide / guide.amax(dim=1, keepdim=True)
 
 

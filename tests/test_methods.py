@@ -317,8 +317,8 @@ def test_gem_mixes_three_self_self_attentions(family: str, iterations: int) -> N
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.kind != "perturbation"])
 def test_maps_of_texts_share_no_memory(name: str) -> None:
-    encoding, _, _, _, text = _last_block("vit")
-    maps = METHODS[name](encoding, text)
+    backbone = tiny.kept("vit")
+    maps = METHODS[name](eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone))
     others = maps[:, 1:].clone()
     maps[:, 0].zero_()
     assert torch.equal(maps[:, 1:], others)

@@ -143,10 +143,44 @@ def test_one_sees_the_map_turn_and_how_to_use_the_head(trained: Run, pairs: Path
     ],
 )
 def test_the_last_sentence_compares_the_maps_before_and_after(msc: Any, miou: Any, said: str) -> None:
-    scores = {place: {"msc": msc[at], "miou": miou[at]} for at, place in enumerate(("first", "last"))}
+    scores = {place: {"epoch": at, "msc": msc[at], "miou": miou[at]} for at, place in enumerate(("first", "last"))}
     assert door._verdict({"scores": scores, "loss": {"first": 2.0, "last": 1.0}}).startswith(said)
     blind = door._verdict({"scores": None, "loss": {"first": 2.0, "last": 1.0}})
     assert "the loss went from 2.000 to 1.000, which does not tell whether the maps are better: --masks DIR" in blind
+
+
+def test_scores_on_other_masks_are_not_compared(
+    tiny_name: str, pairs: Path, masks: Path, trained: Run, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(trained.folder, tmp_path / "out"))
+    asked = ("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-o", out, "--resume", "--masks", masks)
+    for epochs, said in (
+        (3, "there is no score on these masks from before epoch 3 to compare with (mSC "),
+        (4, " after epoch 3"),
+    ):
+        done = run(*asked, "--mask-count", 3, "--epochs", epochs)
+        assert done.exit_code == 0, done.output
+        assert said in done.stderr.splitlines()[-2]
+    assert len(events(out, "scores")) == 5
+
+
+def test_a_run_without_its_log_goes_on(tiny_name: str, pairs: Path, trained: Run, tmp_path: Path) -> None:
+    shutil.copy(trained.folder / "checkpoint.pt", tmp_path)
+    asked = ("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-o", tmp_path, "--resume", "--json")
+    done = run(*asked)
+    assert done.exit_code == 0 and "no step was left to do" in done.stderr, done.output
+    assert json.loads(done.stdout)["loss"] == {"first": None, "last": None}
+    assert (tmp_path / "eclip_head.json").is_file()
+    record = json.loads(run(*asked, "--epochs", 3).stdout)
+    assert (record["pairs"], record["bad"], record["epochs"], record["steps"]) == (12, 1, 3, 6)
+
+
+def test_a_rank_without_the_rest_is_told(
+    tiny_name: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    done = run("train", "--train-data", pairs, "--model", tiny_name, *QUICK, "-o", tmp_path / "out")
+    assert done.exit_code == 1 and not isinstance(done.exception, ValueError)
 
 
 def test_quiet_leaves_only_warnings(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
@@ -198,7 +232,8 @@ def test_a_table_and_a_typed_tab(tiny_name: str, pairs: Path, tmp_path: Path) ->
 
 
 def test_on_words_one_hears_of_pairs_that_have_none(tiny_name: str, pairs: Path, tmp_path: Path) -> None:
-    rows = [f"{pairs / f'{number:02d}.png'}\t{'a dog' if number else 'a thing'}" for number in range(12)]
+    said = ["a thing", "a dog", *["a dog and a cat"] * 9, "a cat"]
+    rows = [f"{pairs / f'{number:02d}.png'}\t{text}" for number, text in enumerate(said)]
     (tmp_path / "table.tsv").write_text("\n".join(["filepath\ttitle", *rows]))
     asked = ("train", "--train-data", tmp_path / "table.tsv", "--model", tiny_name, *QUICK, "--json")
     words = ("--train-texts", "words", "--near", 0.9, "--form", "similarity_smooth")
@@ -206,7 +241,6 @@ def test_on_words_one_hears_of_pairs_that_have_none(tiny_name: str, pairs: Path,
     assert done.exit_code == 0, done.output
     record, [start] = json.loads(done.stdout), events(tmp_path / "words", "start")
     assert (record["pairs"], record["without_words"], record["steps"]) == (12, 1, 2)
-    assert record["loss"] == {"first": 0, "last": 0}, "of one word alone"
     assert [start["config"][key] for key in ("texts", "near", "form")] == ["words", 0.9, "similarity_smooth"]
     assert "skipped 1 pairs without known words in the captions" in done.stderr.splitlines()
     plain = run(*asked, "-o", tmp_path / "plain")

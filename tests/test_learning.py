@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -234,6 +235,12 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
         ({"lr": math.inf}, "lr must be between 0 and 1, got inf"),
         ({"lr": math.nan}, "lr must be between 0 and 1, got nan"),
         ({"wd": math.nan}, "wd must be 0 or more, got nan"),
+        ({"seed": 2**70}, "seed must be below 2\\*\\*64, got 1180591620717411303424"),
+        ({"separator": None}, "'separator' of 'train' must be a string, got None"),
+        ({"model": torch.nn.Identity()}, "'model' of 'train' must be a string, got Identity"),
+        ({"stream": "no"}, "'stream' of 'train' must be true or false, got 'no'"),
+        ({"guide_options": None}, "guide_options must be a dict such as {'tau': 0.2}, got None"),
+        ({"train_data": Path("a.tar")}, "train_data must be a tuple of path strings, got 'a.tar'"),
         ({"train_data": ()}, "no training data was given: set --train-data to"),
     ],
 )
@@ -241,6 +248,15 @@ def test_a_configuration_that_cannot_be_meant_is_refused(options: dict[str, Any]
     CONFIG.check()
     with pytest.raises(OptionError, match=message):
         replace(CONFIG, **options).check()
+
+
+def test_numbers_of_numpy_and_paths_are_recorded_as_python_has_them() -> None:
+    given = {"seed": np.int64(3), "lr": np.float32(0.5), "out": Path("here"), "guide_options": {"tau": np.float32(0.5)}}
+    config = replace(CONFIG, train_data=[Path("a.tar"), "b"], guide="spectral", **given)  # type: ignore[arg-type]
+    config.check()
+    assert config.train_data == ("a.tar", "b")
+    plain = config.plain()
+    assert [plain[key] for key in given] == [3, 0.5, "here", {"tau": 0.5}]
 
 
 def test_one_path_is_no_tuple_of_paths() -> None:
@@ -260,7 +276,7 @@ def test_a_file_fills_a_configuration(tmp_path: Path) -> None:
     file.write_text('train_data = ["a.tar", "b"]\nlr = 1e-3\nhidden = 4\n[guide_options]\ntau = 0.2\n')
     said = from_toml(file)
     assert TrainConfig(**said) == TrainConfig(train_data=("a.tar", "b"), lr=1e-3, hidden=4, guide_options={"tau": 0.2})
-    file.write_text('train_data = "a.tar"')
+    file.write_text('train_data = "a.tar"', encoding="utf-8-sig")
     assert from_toml(file)["train_data"] == ("a.tar",)
     for text, message in (
         ("lr = ", "cannot be read"),

@@ -152,7 +152,7 @@ class EclipHead(nn.Module):
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         text = json.dumps({"schema": SCHEMA, **asdict(self.config)}, indent=2, ensure_ascii=False) + "\n"
         replace_file(folder / WEIGHTS, save(weights))
-        replace_file(folder / CONFIG, text.encode())
+        replace_file(folder / CONFIG, text.encode(errors="backslashreplace"))  # names of files may not be Unicode
         return folder
 
 

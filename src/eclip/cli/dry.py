@@ -131,14 +131,14 @@ def evaluation(data: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]
 
 def training(config: TrainConfig) -> dict[str, Any]:
     """What `train` would do: captions are read, but no image and no model."""
-    from eclip.training.run import drawn_pairs
+    from eclip.training.drawn import drawn_pairs
     from eclip.training.schedule import fitting, steps_of
 
     pairs, unusable, texts = drawn_pairs(config)
     count = min(len(pairs), config.limit or len(pairs))
     known = sum(bool(own) for own in texts[:count])
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    size = fitting(known, world * config.accum_freq) if config.batch_size is None else config.batch_size
+    size = config.batch_size or fitting(known, world * config.accum_freq)
     steps = steps_of(known, count, size, world, config, worded=known < count)
     told: dict[str, Any] = {"command": "eclip train", "model": config.model, "device": config.device}
     told |= {"texts": config.texts, "guide": config.guide, "form": config.form}

@@ -181,20 +181,27 @@ def train(
 def _verdict(record: dict[str, Any]) -> str:
     """Whether training helped, in a sentence: what the masks say, or that only they could say it."""
     scores, loss = record["scores"], record["loss"]
+    if loss["first"] is None:
+        return "no step was left to do"
     if scores is None:
         lost = f"the loss went from {loss['first']:.3f} to {loss['last']:.3f}"
         return f"{lost}, which does not tell whether the maps are better: --masks DIR scores them before and after"
+    first, last = scores["first"]["epoch"], scores["last"]["epoch"]
+    if first == last:
+        told = f"mSC {100 * scores['last']['msc']:.1f}, mIoU {100 * scores['last']['miou']:.1f}"
+        return f"there is no score on these masks from before epoch {last} to compare with ({told})"
+    since = "before" if first == 0 else f"after epoch {first}"
     change = {key: 100 * (scores["last"][key] - scores["first"][key]) for key in ("msc", "miou")}
     told = ", ".join(
         f"{name} {100 * scores['first'][key]:.1f} to {100 * scores['last'][key]:.1f}"
         for key, name in (("msc", "mSC"), ("miou", "mIoU"))
     )
     if all(abs(value) < HARDLY for value in change.values()):
-        said = "the maps are hardly different from before"
+        said = f"the maps are hardly different from {since}"
     elif min(change.values()) > -HARDLY:
-        said = "the maps are better than before"
+        said = f"the maps are better than {since}"
     elif max(change.values()) < HARDLY:
-        said = "the maps are worse than before"
+        said = f"the maps are worse than {since}"
     else:
         gained, lost = ("contrast", "overlap") if change["msc"] > 0 else ("overlap", "contrast")
         said = f"the maps gained {gained} and lost {lost}, so they are not simply better"
@@ -297,7 +304,8 @@ def _record(config: TrainConfig) -> dict[str, Any]:
      "loss": {"first", "last"}, "scores": null or {"first": {"epoch", "msc", "miou"}, "last": {...}},
      "files": {"head", "log", "curve", "checkpoint"}}
 
-    Losses are those of single steps; seconds are those of the process that finished the run, including encoding.
+    Losses are those of single steps; seconds are those of the process that finished the run, including encoding. Scores
+    are those on the masks that were used last. What only a log that was lost could tell is null.
     """
     from eclip.training import log
 
@@ -305,8 +313,9 @@ def _record(config: TrainConfig) -> dict[str, Any]:
     events: dict[str, list[dict[str, Any]]] = {}
     for event in log.events(folder / log.FILE):
         events.setdefault(event["event"], []).append(event)
-    steps, last = events["step"], events["epoch"][-1]
-    scores = [{key: one[key] for key in ("epoch", "msc", "miou")} for one in events.get("scores", ())]
+    steps, last = events.get("step", [{}]), events.get("epoch", [{}])[-1]
+    scored = log.comparable(events.get("scores", ()))
+    scores = [{key: one[key] for key in ("epoch", "msc", "miou")} for one in scored]
     files = {"head": folder, "log": folder / log.FILE, "curve": folder / log.PICTURE, "checkpoint": folder / CHECKPOINT}
     return {
         "schema": SCHEMA,
@@ -314,11 +323,11 @@ def _record(config: TrainConfig) -> dict[str, Any]:
         "pairs": events["start"][0]["pairs"],
         "bad": len({event["key"] for event in events.get("bad", ())}),
         "without_words": sum(event["pairs"] for event in events.get("without words", ())),
-        "epochs": last["epoch"],
-        "steps": steps[-1]["step"],
-        "seconds": last["seconds"],
-        "peak_mib": last["peak_mib"],
-        "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]},
+        "epochs": last.get("epoch"),
+        "steps": steps[-1].get("step"),
+        "seconds": last.get("seconds"),
+        "peak_mib": last.get("peak_mib"),
+        "loss": {"first": steps[0].get("loss"), "last": steps[-1].get("loss")},
         "scores": {"first": scores[0], "last": scores[-1]} if scores else None,
         "files": {key: str(file) for key, file in files.items()},
     }

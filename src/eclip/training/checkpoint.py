@@ -18,18 +18,23 @@ from eclip.training.config import CHECKPOINT, FREE, TrainConfig
 Probe = tuple[float, ...]
 
 
-def save(folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, state: dict[str, Any]) -> None:
-    """Replace the checkpoint of a run after this many steps; `data` is the digest of its pairs, `state` the learner's.
+def save(
+    folder: Path, step: int, config: TrainConfig, data: str, probe: Probe, batch_size: int, state: dict[str, Any]
+) -> None:
+    """Replace the checkpoint of a run after this many steps.
+
+    `data` is the digest of its pairs and of the maps of its guide, `state` the learner's.
 
     Raises:
         ResultError: it cannot be written.
     """
     kept = {"step": step, "config": config.plain(), "data": data, "probe": probe, "state": state}
+    kept["batch_size"] = batch_size
     replace_file(folder / CHECKPOINT, lambda file: torch.save(kept, file))
 
 
-def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[int, dict[str, Any]]:
-    """The number of completed steps and the state of the run in this folder.
+def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[int, int | None, dict[str, Any]]:
+    """The number of completed steps, the batch size (None: not recorded) and the state of the run in this folder.
 
     Raises:
         TrainingError: the checkpoint is missing, unreadable, or of another configuration, model or data set.
@@ -50,10 +55,14 @@ def read(folder: Path, config: TrainConfig, data: str, probe: Probe) -> tuple[in
                 "value, or start in another folder."
             )
     if its_data != data:
-        raise TrainingError(f"the pairs have changed since the run in {str(folder)!r} was started.")
+        maps = " or the maps of the guide" if config.guide_options else ""
+        raise TrainingError(
+            f"the pairs{maps} have changed since the run in {str(folder)!r} was started: restore them, or start in "
+            "another folder."
+        )
     if its_probe != probe:
         raise TrainingError(f"the weights of {config.model!r} have changed since the run in {str(folder)!r} started.")
-    return step, state
+    return step, kept.get("batch_size"), state
 
 
 class Interrupts:
@@ -77,7 +86,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._mark)
+                if signal.getsignal(number) is not None:  # one that was not installed by Python could not be restored
+                    self._before[number] = signal.signal(number, self._mark)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -18,6 +18,7 @@ FORMS = (
     *("similarity", "similarity_smooth"),
 )
 TEXTS = ("captions", "words")
+MOST_SEED = 2**64
 INSIDES, SOURCES, STARTS = ("mean", "mass"), ("value", "output"), ("model", "random")
 """Names of `eclip.training.pooling` and `eclip.backbones.head`, to check them without importing torch."""
 PRECISIONS = ("float32", "bfloat16")
@@ -114,6 +115,15 @@ class TrainConfig:
     caption_key: str = "title"
     separator: str = "\t"
 
+    def __post_init__(self) -> None:
+        """Turn NumPy's numbers into Python's, lists into tuples, and paths into strings, which can be recorded."""
+        for name, value in plain_options(vars(self)).items():
+            if name == "train_data" and isinstance(value, tuple):
+                value = tuple(str(one) if isinstance(one, Path) else one for one in value)
+            if name == "guide_options" and isinstance(value, dict):
+                value = plain_options(value)
+            object.__setattr__(self, name, str(value) if isinstance(value, Path) else value)
+
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, for records."""
         return json.loads(json.dumps(asdict(self), default=str))
@@ -125,6 +135,12 @@ class TrainConfig:
             OptionError: a value is invalid.
             UnknownNameError: there is no such guide.
         """
+        if not isinstance(self.train_data, tuple) or not all(isinstance(one, str) for one in self.train_data):
+            raise OptionError(f"train_data must be a tuple of path strings, got {self.train_data!r:.100}.")
+        if not isinstance(self.guide_options, dict):
+            raise OptionError(f"guide_options must be a dict such as {{'tau': 0.2}}, got {self.guide_options!r:.100}.")
+        others = {name: value for name, value in vars(self).items() if name not in ("train_data", "guide_options")}
+        check_options("train", TrainConfig, others)
         one_of(self.form, "form", FORMS)
         one_of(self.texts, "texts", TEXTS)
         one_of(self.threshold, "threshold", INSIDES)
@@ -139,9 +155,6 @@ class TrainConfig:
                 )
         counts = ("epochs", "batch_size", "accum_freq", "checkpoint_every", "mask_count", "limit")
         least_zero = ("hidden", "warmup", "workers", "wd", "seed", "mix", "separate")
-        check_options(
-            "train", TrainConfig, {name: getattr(self, name) for name in (*counts, *least_zero, "near", "lr")}
-        )
         for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -152,8 +165,8 @@ class TrainConfig:
             raise OptionError(f"near must be a cosine, between -1 and 1, got {self.near}.")
         if not 0 < self.lr < 1:
             raise OptionError(f"lr must be between 0 and 1, got {self.lr}.")
-        if isinstance(self.train_data, str) or not all(isinstance(one, str) for one in self.train_data):
-            raise OptionError(f"train_data must be a tuple of path strings, got {self.train_data!r:.100}.")
+        if self.seed >= MOST_SEED:
+            raise OptionError(f"seed must be below 2**64, got {self.seed}.")
         if not self.train_data:
             raise OptionError("no training data was given: set --train-data to tars, a CSV or a folder with captions.")
 
@@ -165,7 +178,7 @@ def from_toml(file: str | Path) -> dict[str, Any]:
         OptionError: it cannot be read, or has an unknown field or a value of the wrong type.
     """
     try:
-        values = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(file).read_text(encoding="utf-8-sig"))  # as PowerShell writes it
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"the configuration {str(file)!r} cannot be read: {error}.") from error
     values = plain_options(values)

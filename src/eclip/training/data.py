@@ -201,13 +201,13 @@ class Cached:
         data = [LAYOUT, digest(pairs), [(file_state(Path(file)) or [None])[-1] for file in files], shard]
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, encoder.source, encoder.image_size]
-        guide = [encoder.guide, {option: _state(value) for option, value in encoder.guide_options.items()}]
-        self.rows = Store(folder / f"rows-{_key(*seen)}", len(pairs), (patches, channels), np.float16, shard)
-        self.guides = Store(folder / f"guides-{_key(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
+        guide = [encoder.guide, state_of(encoder.guide_options)]
+        self.rows = Store(folder / f"rows-{key_of(*seen)}", len(pairs), (patches, channels), np.float16, shard)
+        self.guides = Store(folder / f"guides-{key_of(*seen, *guide)}", len(pairs), (patches,), np.float16, shard)
         self.number = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(texts)))}
         width = backbone.encode_text(["a"]).shape[1]
         ids = backbone.tokenize([*self.number][:CAPTIONS_IN_SHARD]).tolist()  # tokenizers may share all weights
-        key = _key(LAYOUT, [*self.number], ids, _weights(backbone, image_side=False))
+        key = key_of(LAYOUT, [*self.number], ids, _weights(backbone, image_side=False))
         self.texts = Store(folder / f"texts-{key}", len(self.number), (width,), np.float32, CAPTIONS_IN_SHARD)
         self.used = len(set(chain.from_iterable(texts[: self.count])))
         self.image_stores = [self.rows] if encoder.guide == "none" else [self.rows, self.guides]
@@ -280,8 +280,12 @@ PairData = Cached | Streamed
 """A source of batches."""
 
 
+def state_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a guide and, of a folder among them, also what it contains."""
+    return {option: _state(value) for option, value in options.items()}
+
+
 def _state(value: Any) -> Any:
-    """An option for the key; for a folder, also its content."""
     if not isinstance(value, str | Path) or not Path(value).is_dir():
         return value
     files = ((file.name, file.stat()) for file in sorted(Path(value).iterdir()))
@@ -310,5 +314,6 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {name: own[name] for name in own if all(isinstance(one, int | float | str) for one in parts[name])}
 
 
-def _key(*parts: Any) -> str:
+def key_of(*parts: Any) -> str:
+    """16 hexadecimal digits that identify these JSON values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]

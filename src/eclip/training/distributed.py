@@ -49,7 +49,13 @@ def joined(device: str) -> Iterator[tuple[int, int, str]]:
     backend = "nccl" if kind == "cuda" else "gloo"
     with _in_contact():  # another process can fail while this one still connects
         if made := not dist.is_initialized():
-            dist.init_process_group(backend, timeout=PATIENCE)
+            try:
+                dist.init_process_group(backend, timeout=PATIENCE)
+            except ValueError as error:
+                raise TrainingError(
+                    f"LOCAL_RANK is set, as by torchrun, but not all that goes with it ({error}): start the run with "
+                    "torchrun, or unset LOCAL_RANK."
+                ) from error
             _groups.append(dist.group.WORLD)
         else:
             fits = f"{kind}:" in dist.get_backend_config()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from eclip.errors import MissingExtraError
+from eclip.errors import MissingExtraError, ResultError
 from eclip.files import replace_file
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
 
 FILE, PICTURE = "log.jsonl", "curve.png"
 ENDINGS = ("stopped", "failed")
+ESCAPED = "backslashreplace"
+"""How names of files that are not valid Unicode are written; JSON reads such escapes."""
 LINES = ("#f2a65a", "#e0567d", "#6fa8ff")
 
 
@@ -40,22 +43,36 @@ class Log:
         if step and self.file.is_file():
             self.kept = [one for one in events(self.file) if one["step"] <= step and one["event"] not in ENDINGS]
         text = "".join(f"{json.dumps(event, ensure_ascii=False)}\n" for event in self.kept)
-        replace_file(self.file, text.encode())
+        replace_file(self.file, text.encode(errors=ESCAPED))
 
     def note(self, event: str, **facts: Any) -> None:
-        """Append an event."""
-        if self.file is not None:
-            with self.file.open("a", encoding="utf-8") as stream:
+        """Append an event.
+
+        Raises:
+            ResultError: the file cannot be written, as after its folder was removed.
+        """
+        if self.file is None:
+            return
+        try:
+            with self.file.open("a", encoding="utf-8", errors=ESCAPED) as stream:
                 stream.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise ResultError(f"{str(self.file)!r} can no longer be written: {error.strerror or error}.") from error
 
 
 def events(file: Path) -> list[dict[str, Any]]:
     """The events in a log; a truncated line is skipped."""
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):  # only these end a line of JSON
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return found
+
+
+def comparable(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scores among events that are of the same images and masks as the last ones."""
+    scores = [event for event in found if event["event"] == "scores"]
+    return [event for event in scores if event.get("masks") == scores[-1].get("masks")]
 
 
 def check_plot() -> None:
@@ -71,13 +88,19 @@ def check_plot() -> None:
 def draw(folder: Path) -> Path:
     """Draw the loss of each step and, if masks were given, the scores after each epoch; returns the picture's path.
 
-    The scores of epoch 0 are those of the untrained head.
+    The scores of epoch 0 are those of the untrained head. Only scores on the masks that were used last are drawn.
     """
+    from matplotlib import rc_context
+
+    with rc_context({"text.usetex": False}):  # which needs LaTeX
+        return _draw(folder, events(folder / FILE))
+
+
+def _draw(folder: Path, found: list[dict[str, Any]]) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = [event for event in events(folder / FILE) if event["event"] == "step"]
-    scores = [event for event in events(folder / FILE) if event["event"] == "scores"]
+    steps, scores = [event for event in found if event["event"] == "step"], comparable(found)
     figure = Figure(figsize=(7, 3.6), dpi=140, facecolor=_shade(BACKGROUND), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]

@@ -6,45 +6,47 @@ text. The paper uses masked max pooling, which we read as `form="soft"` with a g
 "similarity_smooth" without a guide. We do not know the paper's batch size, learning rate and number of epochs; the
 defaults are our own, measured with the first `mini` (docs/eclip.md).
 
-Under `torchrun`, each process handles its part of each batch, and all use all negatives; the head is the same for any
-number of processes, up to rounding.
+Under `torchrun`, each process handles its part of each batch, and all use all negatives. For the same `batch_size`, the
+head is the same for any number of processes, up to rounding; but without a `batch_size`, it is made divisible by them,
+and `mix` and `separate` see the part of one process.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eclip.backbones.head import EclipHead
+from eclip.backbones.head import CONFIG, WEIGHTS, EclipHead
 from eclip.backbones.load import load
-from eclip.datasets.caption_sources import Pair, digest, read_pairs
+from eclip.datasets.caption_sources import digest
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, TrainingError
-from eclip.files import cache_folder, peak_mib
+from eclip.files import cache_folder, lock, peak_mib
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
 from eclip.training import log as log_module
 from eclip.training.config import CHECKPOINT, FREE, TrainConfig
-from eclip.training.data import Cached, OnProgress, PairData, PairEncoder, Places, Streamed
+from eclip.training.data import Cached, OnProgress, PairData, PairEncoder, Places, Streamed, key_of, state_of
+from eclip.training.drawn import check_bad, drawn, drawn_pairs, told
 from eclip.training.learner import Learner
 from eclip.training.schedule import fitting, rate_at, steps_of, warn_of_little
 from eclip.training.validation import Validation
-from eclip.training.word_prompts import FalseNegatives, as_words
+from eclip.training.word_prompts import FalseNegatives
 
 RING = 2**32
 """In place of an epoch in the seed of the ring of wrong partners, whose order is that of no epoch."""
 DRAW_EVERY = 20.0
 """Seconds between two drawings of the curve, at least."""
-BAD_SHARE, BAD_LEAST = 0.05, 200
-"""A run stops if more than this share of pairs are bad, once at least this number has been examined."""
+_log = logging.getLogger("eclip")
 
 
 def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress = lambda *_: None) -> EclipHead:
@@ -63,8 +65,9 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
     Raises:
         OptionError: an invalid field, or a batch larger than the number of pairs, not divisible by the processes, or
             too small for `mix`.
-        DataError: pairs cannot be read, or more than 5 % of them are bad.
-        ResultError: the folder contains results of another command, or the folder or the cache cannot be written.
+        DataError: pairs cannot be read, more than 5 % of them are bad, or their texts leave nothing to contrast.
+        ResultError: the folder contains results of another command, another run is writing to it, or the folder or the
+            cache cannot be written.
         TrainingError: there is nothing to resume, the checkpoint is of another run, the loss is not finite, or another
             process of the run failed.
         KeyboardInterrupt: on Ctrl-C, after the checkpoint was written; SystemExit on SIGTERM.
@@ -73,7 +76,13 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
     config.check()
     check_no_other(Path(config.out), "eclip train")
     log_module.check_plot()
-    with distributed.joined(config.device) as (rank, world, device), torch.inference_mode(False), torch.enable_grad():
+    with (
+        distributed.joined(config.device) as (rank, world, device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False, cache_enabled=False),  # of the caller
+        torch.autocast("cuda", enabled=False, cache_enabled=False),
+    ):
         return Run(config, rank, world, device, on_progress).go(resume)
 
 
@@ -88,10 +97,12 @@ class Run:
         self.pairs, self.unusable, self.texts = drawn_pairs(config)
         self.count = min(len(self.pairs), config.limit or len(self.pairs))
         self.data = digest([replace(pair, captions=own) for pair, own in zip(self.pairs, self.texts, strict=True)])
+        guide = state_of(config.guide_options)
+        self.seen = self.data if guide == config.guide_options else f"{self.data}-{key_of(guide)}"
         self.captions = np.array([len(own) for own in self.texts])
         self.silent = {place for place in range(self.count) if not self.texts[place]}
         known = self.count - len(self.silent)
-        self.batch_size = fitting(known, world * config.accum_freq) if config.batch_size is None else config.batch_size
+        self.batch_size = config.batch_size or fitting(known, world * config.accum_freq)
         self._steps_of(known)
         self.backbone = load(config.model, device=device)
         self.head = EclipHead.start(
@@ -101,31 +112,54 @@ class Run:
         self.validation: Validation | None = None
         if masks is not None and rank == 0:
             self.validation = Validation(masks, self.backbone, config.source, image_size=config.image_size)
+        self.mask_set = "" if self.validation is None else self.validation.masks.digest()
         self.false_negatives: FalseNegatives | None = None
+        if config.texts == "words":
+            self.false_negatives = FalseNegatives(self.texts, self.encoder().encode_captions, config.near)
+        self._check_contrast()
         self.noted: set[tuple[str, str]] = set()
         self._orders: dict[int, tuple[Places, Places, Places]] = {}
         self.drawn = time.perf_counter()
 
     def go(self, resume: bool) -> EclipHead:
-        """Everything from the cache to the last step."""
+        """Everything from the cache to the last step, while no other run can write to the folder."""
+        self.encoder().encode_images(self.pairs[:1])  # checks the size and the guide, before anything is replaced
+        with ExitStack() as held:
+            if self.rank == 0:
+                if not resume:
+                    with suppress(OSError):  # the log says it
+                        self.folder.mkdir(parents=True, exist_ok=True)
+                held.callback(lock(self.folder))
+            return self._go(resume)
+
+    def _go(self, resume: bool) -> EclipHead:
         config, begin, first = self.config, time.perf_counter(), 0
         if resume:
-            first, state = checkpoint.read(self.folder, config, self.data, self.head.config.probe)
+            first, size, state = checkpoint.read(self.folder, config, self.seen, self.head.config.probe)
+            self.batch_size = size or self.batch_size
             self.learner.load(state)
         log = log_module.Log(self.folder if self.rank == 0 else None, first)
         self.noted = {(event["key"], event["why"]) for event in log.kept if event["event"] == "bad"}
-        if first == 0:
-            if self.rank == 0:
-                (self.folder / CHECKPOINT).unlink(missing_ok=True)  # from a run that this one replaces
+        for name in (CHECKPOINT, CONFIG, WEIGHTS, log_module.PICTURE):  # from a run that this one replaces
+            if self.rank == 0 and not resume:
+                (self.folder / name).unlink(missing_ok=True)
+        if not log.kept:
             facts = {"pairs": self.count, "batch_size": self.batch_size, **made_by(self.backbone)}
-            log.note("start", step=0, config=config.plain(), **facts)
+            log.note("start", step=first, config=config.plain(), **facts)
             for key, why in self.unusable:
-                log.note("bad", step=0, key=key, why=why)
+                log.note("bad", step=first, key=key, why=why)
         data = self._pair_data(log, first)
         left_out = self.silent | data.bad.keys()
         good = np.array([place for place in range(self.count) if place not in left_out])
-        if self.silent and first == 0:
-            log.note("without words", step=0, pairs=len(self.silent))
+        if self.silent and not log.kept:
+            log.note("without words", step=first, pairs=len(self.silent))
+        if not len(good):
+            why = self._told(data, min(data.bad))
+            file = self.folder / log_module.FILE
+            raise DataError(f"none of the {self.count} pairs is usable. The first: {why} All are listed in {file}.")
+        if config.batch_size is None and len(good) < self.batch_size:
+            self.batch_size = fitting(len(good), self.world * config.accum_freq)
+            log.note("smaller batch", step=0, batch_size=self.batch_size)
         steps = self._steps_of(len(good))
         if self.rank == 0:
             warn_of_little(steps, self.batch_size, len(good), config)
@@ -143,17 +177,21 @@ class Run:
                 if ends := done % steps == 0:
                     self._score(log, done // steps, done)
                     self._save(log, done // steps, done, begin)
-                    self._draw(last=done == steps * config.epochs)
                 stopping = distributed.largest(interrupts.signal or 0, self.learner.device)
                 if (ends or stopping or done % config.checkpoint_every == 0) and self.rank == 0:
                     state = self.learner.state()
-                    checkpoint.save(self.folder, done, config, self.data, self.head.config.probe, state)
+                    kept = self.seen, self.head.config.probe, self.batch_size
+                    checkpoint.save(self.folder, done, config, *kept, state)
+                if ends:
+                    self._draw(last=done == steps * config.epochs)
                 if stopping:
                     log.note("stopped", step=done, signal=signal.Signals(stopping).name)
                     self._draw(last=True)
                     distributed.wait(self.learner.device)  # until the checkpoint is complete
                     raise KeyboardInterrupt if stopping == signal.SIGINT else SystemExit(128 + stopping)
         self._describe(config.epochs)
+        if self.rank == 0 and not all((self.folder / name).is_file() for name in (CONFIG, WEIGHTS)):
+            self.head.save(self.folder)  # of a finished run that lost it
         return self.head.eval().requires_grad_(False)
 
     def encoder(self) -> PairEncoder:
@@ -168,18 +206,27 @@ class Run:
         return Cached(self.encoder(), self.pairs, self.texts, folder, self.count)
 
     def _pair_data(self, log: log_module.Log, first: int) -> PairData:
-        if self.config.texts == "words":
-            self.false_negatives = FalseNegatives(self.texts, self.encoder().encode_captions, self.config.near)
         if self.config.stream:
             return Streamed(self.encoder(), self.pairs, self.texts)
         begin, cached = time.perf_counter(), self.cached()
-        cached.fill(self.on_progress, self.rank, self.world)
+        cached.fill(self.on_progress, self.rank, self.world, retry=first == 0)
         distributed.wait(self.learner.device)
         cached.note_bad()
         if first == 0:
             log.note("cached", step=0, seconds=round(time.perf_counter() - begin, 1), bad=len(cached.bad))
         self._note_bad(cached, log, 0, self.count)
         return cached
+
+    def _check_contrast(self) -> None:
+        """Refuse texts of which none is a negative of any image."""
+        texts = self.texts[: self.count]
+        said = {text for own in texts for text in own}
+        if len(said) < 2 or not (self.false_negatives is None or self.false_negatives.leave_any(texts)):
+            advice = "" if self.false_negatives is None else f", or set a higher --near than {self.config.near}"
+            raise DataError(
+                f"there is nothing to contrast, because every text, such as {min(said)!r}, counts as true of every "
+                f"image: train on pairs that mention different things{advice}."
+            )
 
     def _steps_of(self, good: int) -> int:
         """The number of steps in an epoch of `good` pairs."""
@@ -197,14 +244,18 @@ class Run:
             if self.false_negatives is not None:
                 batch = self.false_negatives.add(batch, owners[at], captions[at])
             parts.append(batch)
+        if config.stream and not distributed.largest(int(any(part.good.any() for part in parts)), self.learner.device):
+            first = self._told(data, int(images[start]))
+            raise DataError(f"none of the images of step {step + 1} can be read. The first: {first}")
         rate = rate_at(step, steps * config.epochs, config)
         try:
             loss = self.learner.step(parts, rate)
         except TrainingError as error:
             log.note("failed", step=step, why=str(error))
+            is_kept = (self.folder / CHECKPOINT).is_file()
+            kept = f"the last checkpoint in {config.out!r} is intact" if is_kept else "there is no checkpoint yet"
             raise TrainingError(
-                f"{error} at step {step + 1}, which was not applied; the last checkpoint in {config.out!r} is intact. "
-                f"Try a lower --lr than {config.lr}."
+                f"{error} at step {step + 1}, which was not applied; {kept}. Try a lower --lr than {config.lr}."
             ) from error
         log.note("step", step=step + 1, epoch=epoch + 1, loss=loss, lr=rate, seconds=time.perf_counter() - begin)
         self.on_progress("training", step + 1, steps * config.epochs, f"epoch {epoch + 1}  loss {loss:.3f}")
@@ -216,19 +267,22 @@ class Run:
             if (key, why) not in self.noted:
                 log.note("bad", step=step, key=key, why=why)
         self.noted.update(bad)
-        _check_bad(bad, min(looked, self.count))
+        check_bad(bad, min(looked, self.count))
+
+    def _told(self, data: PairData, place: int) -> str:
+        return told(self.pairs[place].key, data.bad[place])
 
     def _order(self, epoch: int, good: Places) -> tuple[Places, Places, Places]:
         """Images of an epoch in order, whose captions each gets, and which of these."""
         if epoch not in self._orders:
-            drawn = _drawn(self.config.seed, epoch)
-            images = owners = good[drawn.permutation(len(good))]
+            order = drawn(self.config.seed, epoch)
+            images = owners = good[order.permutation(len(good))]
             if self.config.shuffle_captions:  # each image has the same wrong partner in all epochs
-                ring = good[_drawn(self.config.seed, RING).permutation(len(good))]
+                ring = good[drawn(self.config.seed, RING).permutation(len(good))]
                 partner = np.empty(self.count, np.int64)
                 partner[ring] = np.roll(ring, 1)
                 owners = partner[images]
-            which = (drawn.random(len(owners)) * self.captions[owners]).astype(np.int64)
+            which = (order.random(len(owners)) * self.captions[owners]).astype(np.int64)
             self._orders = {epoch: (images, owners, which)}
         return self._orders[epoch]
 
@@ -236,7 +290,8 @@ class Run:
         """Score the current maps on the images with masks."""
         if self.validation is not None:
             record = self.validation.score(self.head)
-            log.note("scores", step=step, epoch=epoch, msc=record.msc, miou=record.miou, threshold=record.threshold)
+            facts = {"msc": record.msc, "miou": record.miou, "threshold": record.threshold, "masks": self.mask_set}
+            log.note("scores", step=step, epoch=epoch, **facts)
             self.on_progress(
                 "scores", epoch, self.config.epochs, f"mSC {100 * record.msc:.1f}  mIoU {100 * record.miou:.1f}"
             )
@@ -253,7 +308,10 @@ class Run:
     def _draw(self, last: bool) -> None:
         """Draw the curve at the end, and meanwhile only now and then, since a short epoch takes less time."""
         if self.rank == 0 and (last or time.perf_counter() - self.drawn > DRAW_EVERY):
-            log_module.draw(self.folder)
+            try:
+                log_module.draw(self.folder)
+            except Exception as error:  # of matplotlib, its configuration or the folder; the run does not need it
+                _log.warning("the curve of the run cannot be drawn: %s: %s", type(error).__name__, error)
             self.drawn = time.perf_counter()
 
     def _describe(self, epoch: int) -> None:
@@ -265,33 +323,6 @@ class Run:
         self.head.config = replace(self.head.config, trained={"train_data": names, **fields, **done, **versions()})
 
 
-def drawn_pairs(config: TrainConfig) -> tuple[list[Pair], list[tuple[str, str]], list[tuple[str, ...]]]:
-    """All pairs in a random order, those that cannot be used and why, and the texts of each pair.
-
-    Raises:
-        DataError: pairs cannot be read, or too many are bad.
-    """
-    pairs, unusable = read_pairs(
-        config.train_data, image_key=config.image_key, caption_key=config.caption_key, separator=config.separator
-    )
-    _check_bad(unusable, len(unusable) + len(pairs))
-    drawn = [pairs[place] for place in _drawn(0).permutation(len(pairs))]
-    return drawn, unusable, as_words(drawn) if config.texts == "words" else [pair.captions for pair in drawn]
-
-
 def _some(masks: MaskSet, count: int) -> MaskSet:
     places = np.unique(np.linspace(0, len(masks.items) - 1, min(count, len(masks.items))).round().astype(int))
     return replace(masks, items=tuple(masks.items[place] for place in places))
-
-
-def _check_bad(bad: Sequence[tuple[str, str]], looked: int) -> None:
-    if looked >= BAD_LEAST and len(bad) > BAD_SHARE * looked:
-        some = " ".join(why if key in why else f"{key}: {why}" for key, why in bad[:3])
-        raise DataError(
-            f"{len(bad)} of {looked} pairs are bad, more than {BAD_SHARE:.0%}. The first: {some} "
-            "Fix the data, or remove these pairs."
-        )
-
-
-def _drawn(*seeds: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seeds)))

@@ -23,11 +23,26 @@ def fitting(pairs: int, shares: int) -> int:
 def steps_of(good: int, count: int, size: int, world: int, config: TrainConfig, *, worded: bool) -> int:
     """The number of steps in an epoch of `good` pairs of `count`, checked; `worded`: some pairs have no known word."""
     shares = world * config.accum_freq
+    which = " with words" if worded else ""
     if not good:
-        raise DataError(f"none of {count} pairs is usable: no readable image, or no known word in captions.")
+        raise DataError(
+            f"none of the {count} pairs has a known word in its captions: train on the captions themselves "
+            "(--train-texts captions), or on more pairs."
+        )
+    if good < max(2, shares):
+        split = f", and cannot be divided among {world} processes x {config.accum_freq} parts" if good > 1 else ""
+        raise DataError(
+            f"there are too few pairs{which}: {good}{split}. Train on more pairs"
+            + (f", or set a smaller --accum-freq than {config.accum_freq}." if config.accum_freq > 1 else ".")
+        )
     if good < size:
-        which = " with words" if worded else ""
-        raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {good}.")
+        fits = good // shares * shares
+        raise OptionError(f"batch_size={size} exceeds the number of pairs{which}, {good}: set --batch-size {fits}.")
+    if size < 2:
+        raise OptionError(
+            f"batch_size={size} leaves nothing to contrast, because the other pairs of a batch are an image's "
+            "negatives: set --batch-size 2 or more."
+        )
     if size % shares:
         raise OptionError(
             f"batch_size={size} is not divisible by {world} processes x {config.accum_freq} parts: set "

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from eclip.backbones.blocks import unit
@@ -80,10 +81,18 @@ class FalseNegatives:
     def add(self, batch: Batch, owners: Places, captions: Places) -> Batch:
         """Add word numbers and false negatives to a batch; `owners` and `captions` are those it was made with."""
         number = [self.number[self.texts[owner][which]] for owner, which in zip(owners, captions, strict=True)]
-        near = [self.near[[self.number[word] for word in self.texts[owner]]].any(dim=0) for owner in owners]
+        near = [self._near(self.texts[owner]) for owner in owners]
         return replace(
             batch, number=torch.tensor(number, dtype=torch.long, device="cpu"), false_negatives=torch.stack(near)
         )
+
+    def leave_any(self, texts: Texts) -> bool:
+        """Whether a word of these texts is a negative of an image with one of them."""
+        said = sorted({self.number[word] for words in texts for word in words})
+        return any(not bool(self._near(words)[said].all()) for words in texts if words)
+
+    def _near(self, words: Sequence[str]) -> Bool[Tensor, " word"]:
+        return self.near[[self.number[word] for word in words]].any(dim=0)
 
 
 def forms(word: str) -> set[str]:

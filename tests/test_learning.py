@@ -278,6 +278,12 @@ def test_a_file_fills_a_configuration(tmp_path: Path) -> None:
     assert TrainConfig(**said) == TrainConfig(train_data=("a.tar", "b"), lr=1e-3, hidden=4, guide_options={"tau": 0.2})
     file.write_text('train_data = "a.tar"', encoding="utf-8-sig")
     assert from_toml(file)["train_data"] == ("a.tar",)
+    file.write_text('train_data = "~/a.tar"\nout = "~/head"\n')
+    assert from_toml(file) == {
+        "train_data": (str(Path.home() / "a.tar"),),
+        "out": str(Path.home() / "head"),
+        "guide_options": {},
+    }
     for text, message in (
         ("lr = ", "cannot be read"),
         ("color = 1", "has no option 'color'"),

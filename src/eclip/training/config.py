@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -190,4 +191,7 @@ def from_toml(file: str | Path) -> dict[str, Any]:
         raise OptionError(f"train_data in {str(file)!r} must be a list of paths, got {data!r}.")
     if not isinstance(options, dict):
         raise OptionError(f"guide_options in {str(file)!r} must be a table, got {options!r}.")
-    return {**values, "train_data": data, "guide_options": options}
+    for name in ("out", "cache", "masks"):  # a shell expands "~", a file does not
+        if isinstance(values.get(name), str):
+            values[name] = os.path.expanduser(values[name])
+    return {**values, "train_data": tuple(map(os.path.expanduser, data)), "guide_options": options}

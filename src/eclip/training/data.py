@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -30,7 +32,7 @@ from eclip.backbones.hub_errors import free_space
 from eclip.backbones.view import View
 from eclip.datasets.caption_sources import Pair, digest
 from eclip.errors import DataError, ImageError, ResultError, TextCutWarning
-from eclip.files import file_state, hash_weights
+from eclip.files import hash_weights
 from eclip.guides import GUIDES, Seen, on_grid
 from eclip.texts.encode import encode_texts
 from eclip.training.cache import Store
@@ -198,7 +200,7 @@ class Cached:
         backbone, patches, channels = encoder.backbone, encoder.patches, encoder.channels
         shard = min(IMAGES_IN_SHARD, max(1, BYTES_IN_SHARD // (2 * patches * channels)))
         files = dict.fromkeys(pair.place.file for pair in pairs)
-        data = [LAYOUT, digest(pairs), [(file_state(Path(file)) or [None])[-1] for file in files], shard]
+        data = [LAYOUT, digest(pairs), [_changed(file) for file in files], shard]
         colors = [backbone.mean, backbone.std, backbone.interpolation]
         seen = [*data, _weights(backbone, image_side=True), colors, encoder.source, encoder.image_size]
         guide = [encoder.guide, state_of(encoder.guide_options)]
@@ -278,6 +280,13 @@ class Cached:
 
 PairData = Cached | Streamed
 """A source of batches."""
+
+
+def _changed(file: str) -> int | None:
+    """When a file was changed; None if that cannot be told."""
+    with suppress(OSError):
+        return os.stat(file).st_mtime_ns
+    return None
 
 
 def state_of(options: dict[str, Any]) -> dict[str, Any]:

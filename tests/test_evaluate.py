@@ -735,14 +735,18 @@ def _named(model: Any, letters: Any = lambda text: text) -> eclip.Backbone:
 
 
 @pytest.mark.parametrize(
-    "other", [_gelu, _hooked, lambda: _named(tiny.model("vit"), lambda text: text[::-1])], ids=["gelu", "hook", "words"]
+    ("other", "told"),
+    [(_gelu, "modules"), (_hooked, "modules"), (lambda: _named(tiny.model("vit"), lambda text: text[::-1]), "tokens")],
+    ids=["gelu", "hook", "words"],
 )
-def test_a_model_that_answers_differently_is_another_question(other: Any, masks: MaskSet, tmp_path: Path) -> None:
+def test_a_model_that_computes_otherwise_is_another_question(
+    other: Any, told: str, masks: MaskSet, tmp_path: Path
+) -> None:
     """Same weights and name."""
     asked: dict[str, Any] = {"out": tmp_path, "methods": "itsm", "limit": 1}
     evaluate(masks, models=_named(tiny.model("vit")), **asked)
     evaluate(masks, models=_named(tiny.model("vit")), **asked)
-    with pytest.raises(ResultError, match=r"\(models.CLIP.answer was [^;]*\): use another"):
+    with pytest.raises(ResultError, match=rf"\(models.CLIP.{told} was [^;]*\): use another"):
         evaluate(masks, models=other(), **asked)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.host import ADAPTED, HOOKS, global_hooks, image_side, modules_of, named_tensors, of_host, text_side
+from eclip.files import hash_weights
 
 if TYPE_CHECKING:
     from eclip.backbones.backbone import Backbone
+
+PROBE = ["The 2 quick brown foxes jump, isn't it?"]
 
 State = tuple[object, ...]
 """A fingerprint of one side of a model."""
@@ -116,6 +120,20 @@ def _settings(kind: type[nn.Module], own: dict[str, Any]) -> str:
     """
     simple = (bool, int, float, str, list, tuple, dict) if kind.__module__.startswith(ADAPTED) else (bool, float, str)
     return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
+
+
+def identity(backbone: Backbone, head: nn.Module | None) -> dict[str, str]:
+    """What tells a model and a head from others of the same name: 16 hexadecimal digits of each of three hashes.
+
+    They are of the weights, of the modules' `structure`, and of the token ids of a text; equal in every process.
+    """
+    roots = [backbone.model] if head is None else [backbone.model, head]
+    parts = {
+        "weights": hash_weights(stored(*roots)),
+        "modules": sha256(structure(*roots).encode()),
+        "tokens": sha256(backbone.tokenize(PROBE).cpu().numpy().tobytes()),
+    }
+    return {name: one.hexdigest()[:16] for name, one in parts.items()}
 
 
 def stored(*roots: nn.Module) -> Iterator[tuple[str, Tensor]]:

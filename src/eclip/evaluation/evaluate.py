@@ -15,16 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import numpy as np
-from PIL import Image
-
 from eclip.backbones.backbone import Backbone
-from eclip.backbones.blocks import unit
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of, is_loaded, load
-from eclip.backbones.state import stored
-from eclip.backbones.view import View
+from eclip.backbones.state import identity
 from eclip.datasets import dataset
 from eclip.datasets.masks import MaskSet
 from eclip.datasets.pair import PairSet
@@ -43,7 +38,6 @@ from eclip.evaluation.rules import OF_WORDS
 from eclip.evaluation.scored import FAST, scored_methods, scored_options
 from eclip.evaluation.store import BatchResult, ResultStore, open_run
 from eclip.explanation.query import counted, in_words
-from eclip.files import hash_weights
 from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
@@ -56,7 +50,6 @@ HOME = Path(__file__).parents[1]
 """The whole package, whose code is part of the identity of a run."""
 PASSING = ("transformers", "scikit-learn")
 """Packages whose versions are recorded only if they were imported, so they are not part of the identity of a run."""
-_PROBE = "The 2 quick brown foxes jump, isn't it?"
 MOST_FAILURES = 0.05
 """A larger share of unreadable images stops a run: its scores would not be comparable."""
 WANTED = {
@@ -160,7 +153,7 @@ def evaluate(
         "methods": {name: noted(one) for name, one in own.items()},
         "refine": refine,
         "refine_options": noted(refine_options),
-        "models": {one.name: {**_told(one), "answer": _answer(one)} for one in backbones},
+        "models": {one.name: _told(one) for one in backbones},
         "batch_size": batch_size,
         "versions": {name: one for name, one in versions().items() if name not in PASSING},
         "code": _code(),
@@ -295,20 +288,7 @@ def _told(backbone: Backbone) -> dict[str, Any]:
     """The record of a model by which a run is recognized; versions are recorded separately."""
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
-    modules = [module for module in (backbone.model, backbone.head) if module is not None]
-    weights = hash_weights(stored(*modules)).hexdigest()[:16]
-    return {**told, **colors, "weights": weights}
-
-
-def _answer(backbone: Backbone) -> str:
-    """16 hexadecimal digits of what a model makes of a fixed image and text, which hooks and settings change too.
-
-    Few values, coarsely rounded: another number of threads must not change them.
-    """
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    features = [View().encode(backbone, [noise], 0).feature, backbone.encode_text([_PROBE])]
-    values = np.concatenate([unit(one)[0, :8].double().cpu().numpy() for one in features]).round(3) + 0.0  # no -0.0
-    return hashlib.sha256(values.tobytes() + backbone.tokenize([_PROBE]).cpu().numpy().tobytes()).hexdigest()[:16]
+    return {**told, **colors, **identity(backbone, backbone.head)}
 
 
 def _code() -> str:

@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eclip.backbones.state import stored, structure
+from eclip.backbones.state import identity
 from eclip.errors import OptionError, ResultError
 from eclip.explanation.folder import check_max_side
-from eclip.files import SHARDED, hash_weights
+from eclip.files import SHARDED
 from eclip.registry import one_of, real, whole
 from eclip.results.differences import told
 from eclip.results.folder import SHARDS, check_is_folder, check_no_other, make_folder
@@ -24,7 +23,6 @@ from eclip.stream.plan import LISTING
 from eclip.stream.records import DEFAULT, check_contents
 from eclip.stream.shards import LAYOUTS, PART
 from eclip.stream.tasks import TASKS
-from eclip.texts.encode import PROBE
 
 if TYPE_CHECKING:
     from eclip.stream.tasks import Explaining, Segmenting
@@ -105,14 +103,8 @@ class Job:
         used = (*used, "transformers") if settings["model"].startswith("hf:") else used
         settings["versions"] = {name: one for name, one in settings["versions"].items() if name in used}
         backbone = task.backbone
-        head = [] if backbone.head is None or task.method != "eclip" else [backbone.head]
-        parts = {
-            "weights": hash_weights(stored(backbone.model, *head)),
-            "modules": sha256(structure(backbone.model, *head).encode()),
-            "tokens": sha256(backbone.tokenize(PROBE).cpu().numpy().tobytes()),
-        }
         settings |= {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
-        settings |= {name: one.hexdigest()[:16] for name, one in parts.items()}
+        settings |= identity(backbone, backbone.head if task.method == "eclip" else None)
         told = {
             "schema": SCHEMA,
             "task": self.task,

@@ -19,11 +19,11 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import unit
 from eclip.backbones.cached import Kept, announce, rounded, side_hash
 from eclip.backbones.host import is_all_plain, text_side
+from eclip.backbones.state import PROBE
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
 from eclip.texts.templates import fill, resolve
 
 _PROMPTS_AT_ONCE = 256
-PROBE = ["The 2 quick brown foxes jump, isn't it?"]
 _FEW_PROMPTS = 4
 """Encoded to estimate how long many take."""
 LEAST_KEPT = 256

@@ -82,6 +82,7 @@ def test_towards_another_text() -> None:
     assert towards.texts == ("a dog", "grass")
     assert _attack(towards="grass", others=("sky", "grass")).texts == ("a dog", "sky", "grass")
     assert _attack(others="a cat").texts == ("a dog", "a cat")
+    assert _attack(others=("sky", "a cat", "sky", "a dog")).texts == ("a dog", "sky", "a cat")  # each once
     assert towards.scores[1, 1] - towards.scores[0, 1] > away.scores[1, 1] - away.scores[0, 1]
     assert towards.scores[1, 1] - towards.scores[1, 0] > towards.scores[0, 1] - towards.scores[0, 0]
 
@@ -129,15 +130,19 @@ def test_the_model_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("given", "kind", "said"),
     [
-        ({"eps": 0.001}, OptionError, "eps must be from 1/255"),
-        ({"eps": float("nan")}, OptionError, "eps must be from"),
-        ({"eps": 2.0}, OptionError, "eps must be from"),
+        ({"eps": 0.001}, OptionError, "eps must be a number from 1/255"),
+        ({"eps": float("nan")}, OptionError, "eps must be a number from"),
+        ({"eps": 2.0}, OptionError, "eps must be a number from"),
+        ({"eps": "8/255"}, OptionError, "eps must be a number from 1/255 to 1, such as 4 / 255, got '8/255'"),
+        ({"eps": None}, OptionError, "eps must be a number from"),
         ({"steps": 0}, OptionError, "steps"),
-        ({"step": 0.0}, OptionError, "step must be above 0"),
+        ({"step": 0.0}, OptionError, "step must be a number above 0"),
+        ({"step": "1/255"}, OptionError, "step must be a number above 0"),
         ({"aim": "boxes"}, OptionError, "aim"),
         ({"aim": "map", "towards": "grass"}, OptionError, "towards is for"),
         ({"aim": "map", "method": "gradcam"}, OptionError, "not comparable between texts"),
         ({"towards": ""}, TextError, "empty"),
+        ({"towards": "a dog"}, OptionError, "towards must be another text"),
         ({"others": ["a cat", " "]}, TextError, "empty"),
     ],
 )

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2410.21802). The model is not changed: gradients are taken
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -122,7 +123,7 @@ def attack(
 
     - image: one.
     - text: whose score or map is attacked.
-    - others: texts that are not attacked, a string or several, for scores and ranks.
+    - others: texts that are not attacked, a string or several, for scores and ranks; each counts once.
     - towards: with aim="score", a text whose score is to rise meanwhile.
     - aim: "score": lower the score of the text. "map": turn the method's map of the text away from what it was, with
       the score held.
@@ -138,16 +139,20 @@ def attack(
     """
     one_of(aim, "aim", ("score", "map"))
     steps, seed, name = whole(steps, "steps", least=1), whole(seed, "seed", least=0), method_name(method)
-    bound = int(eps * STEPS + 1e-6) if 0 < eps <= 1 else 0
+    bound = int(eps * STEPS + 1e-6) if _is_share(eps) else 0
     if not bound:
-        raise OptionError(f"eps must be from 1/255 to 1, got {eps}: colors are whole numbers of 0 to 255.")
+        raise OptionError(
+            f"eps must be a number from 1/255 to 1, such as 4 / 255, got {eps!r}: colors are whole numbers of 0 to 255."
+        )
     step = max(eps / 4, 1 / STEPS) if step is None else step
-    if not 0 < step <= 1:
-        raise OptionError(f"step must be above 0 and at most 1, got {step}.")
+    if not _is_share(step):
+        raise OptionError(f"step must be a number above 0 and at most 1, such as 1 / 255, got {step!r}.")
     if aim == "map" and towards is not None:
         raise OptionError('towards is for aim="score": leave it out.')
+    if towards == text:
+        raise OptionError(f"towards must be another text than the one that is attacked, got {text!r} for both.")
     check_between_texts(name)
-    beside = [one for one in (check_texts(others) if others else []) if one != towards]
+    beside = [one for one in dict.fromkeys(check_texts(others) if others else []) if one not in (text, towards)]
     listed = [*check_texts([text]), *beside, *([] if towards is None else check_texts(towards))]
     backbone, view, sentences = backbone_of(model, device), View(image_size, resize, positions), kept(templates)
     view.check(backbone)
@@ -164,6 +169,10 @@ def attack(
         scores = cosine(seen.feature, features).float().cpu().numpy()
     one, other = shown(pixels, backbone)
     return Attack(pixels, (one, other), tuple(listed), scores, backbone, bound / STEPS, sentences, positions)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) <= 1
 
 
 def _pixels_of(colors: Tensor, backbone: Backbone, like: Tensor) -> Float[Tensor, "image 3 height width"]:

@@ -1,9 +1,9 @@
 """Do the concepts of an image occur in its captions? SpLiCE with `mini` against simpler methods, on Flickr8k.
 
-    python benchmarks/concepts.py --data DATA --work WORK
+    python benchmarks/concepts.py --data DATA
 
-Expect: the tables of benchmarks/README.md. DATA contains the pack flickr8k; features are stored in WORK. The penalty is
-chosen on the 1,000 images of the validation split; the reported scores are on the 1,000 images of the test split.
+Expect: the tables of benchmarks/README.md. DATA contains the pack flickr8k. The penalty is chosen on the 1,000 images
+of the validation split; the reported scores are on the 1,000 images of the test split.
 
 A concept counts as mentioned if each of its words, or its plural, occurs in one of the image's five captions.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,17 +42,13 @@ def read(folder: Path, split: str) -> Iterator[tuple[Image.Image, list[str]]]:
             yield Image.open(io.BytesIO(files[name])), files[name.replace(".jpg", ".txt")].decode().splitlines()
 
 
-def features(data: Path, work: Path, split: str) -> tuple[torch.Tensor, list[list[str]]]:
+def features(backbone: eclip.Backbone, data: Path, split: str) -> tuple[torch.Tensor, list[list[str]]]:
     """Unit features of the split's images, and their captions."""
-    kept, told = work / f"flickr8k-{split}.npy", work / f"flickr8k-{split}.json"
-    if not (kept.exists() and told.exists()):
-        backbone, rows, captions = eclip.load("mini"), [], []
-        for image, said in read(data / "flickr8k", split):
-            rows.append(unit(encode(backbone, backbone.preprocess(image)[None], keep=0).feature))
-            captions.append(said)
-        np.save(kept, torch.cat(rows).numpy())
-        told.write_text(json.dumps(captions), encoding="utf-8")
-    return torch.from_numpy(np.load(kept)), json.loads(told.read_text(encoding="utf-8"))
+    rows, captions = [], []
+    for image, said in read(data / "flickr8k", split):
+        rows.append(unit(encode(backbone, backbone.preprocess(image)[None], keep=0).feature))
+        captions.append(said)
+    return torch.cat(rows), captions
 
 
 def said(captions: list[str]) -> set[str]:
@@ -80,7 +75,6 @@ def score(weights: torch.Tensor, truth: np.ndarray, rare: np.ndarray) -> list[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     words = words_of(None)
     backbone = eclip.load("mini")
@@ -88,7 +82,7 @@ def main() -> None:
     dictionary, mean = splice.dictionary(text), mean_for(backbone, None, None, {})
 
     def asked(split: str) -> tuple[torch.Tensor, np.ndarray]:
-        rows, captions = features(args.data, args.work, split)
+        rows, captions = features(backbone, args.data, split)
         spoken = [said(one) for one in captions]
         return rows, np.array([[set(word.split()) <= image for word in words] for image in spoken])
 

@@ -105,6 +105,27 @@ def test_the_numbers_are_those_of_the_protocol(recipe: ModuleType, tmp_path: Pat
         assert picture.width > 800
 
 
+def test_a_second_run_measures_anew(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also into the folder of a run on other data or weights."""
+    same, seeds = [torch.zeros(6, 16), torch.zeros(16, 6), torch.zeros(6)], iter(range(10))
+
+    def tested(*given: object) -> dict[str, torch.Tensor]:
+        found = {"images": _unit(6, 6, seed=next(seeds)), "yes": _unit(3, 6, seed=20), "no": _unit(3, 6, seed=21)}
+        return found | {"presence": torch.zeros(6, 3), "shown": torch.eye(3, dtype=torch.long).repeat(2, 1)}
+
+    replaced = {"tested": tested, "taught": lambda *given: [_unit(2, 6)] * 3, "learned": lambda *given: same}
+    for name, value in {**replaced, "REPLICATES": 2, "chart": lambda *given: None}.items():
+        monkeypatch.setattr(recipe, name, value)
+    monkeypatch.setattr("sys.argv", ["absent.py", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    told = []
+    for _ in range(2):
+        recipe.main()
+        told.append(capsys.readouterr().out)
+    assert told[0] != told[1] and not list((tmp_path / "out").iterdir())
+
+
 def test_captions_are_read_and_negated(recipe: ModuleType, tmp_path: Path) -> None:
     for name in ("flickr8k", "coco-captions"):
         (tmp_path / name).mkdir()

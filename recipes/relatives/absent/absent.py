@@ -129,11 +129,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=500, help="images of each of the two training sets")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    file, backbone = args.out / f"features-{args.every}-{args.train}.pt", eclip.load("mini")
-    if not file.exists():
-        kept = {name: tested(backbone, args.data / name, args.every * step) for name, step in PACKS.items()}
-        torch.save((kept, taught(backbone, args.data, args.train)), file)
-    kept, (images, yes, no) = torch.load(file)
+    backbone = eclip.load("mini")
+    kept = {name: tested(backbone, args.data / name, args.every * step) for name, step in PACKS.items()}
+    images, yes, no = taught(backbone, args.data, args.train)
     sides = {"untrained": learned(images, yes, no, 0), "trained": learned(images, yes, no)}
     sides["trained, plain"] = learned(images, yes, yes)
     results = {name: scored(rules_of(kept[name], sides), kept[name]["shown"].numpy()) for name in PACKS}

@@ -22,7 +22,7 @@ def recipe() -> Iterator[dict[str, ModuleType]]:
     before = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        yield {name: importlib.import_module(name) for name in ("duplicates", "features", "phrases")}
+        yield {name: importlib.import_module(name) for name in ("duplicates", "features", "phrases", "texts")}
     for name in names & sys.modules.keys():
         del sys.modules[name]
     sys.modules.update(before)
@@ -120,3 +120,28 @@ def test_phrases_are_drawn_with_the_tokens_of_their_own_image(recipe: dict[str, 
     sides = {"a tree": [1, 3], "a ball": [1, 3], "a dog": [0, 2]}
     inside = drawn.inside.flatten(0, 1)
     assert [inside[i].nonzero().flatten().tolist() for i in range(4)] == [sides[text] for text in drawn.texts]
+
+
+def test_texts_resume_only_from_whole_parts_of_the_same_texts(
+    recipe: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Encoder:
+        def encode(self, texts: list[str], **given: object) -> np.ndarray:
+            return np.array([[len(text)] for text in texts], float)
+
+    def encoded(*texts: str) -> list[float]:
+        return recipe["texts"].encoded(Encoder(), list(texts), tmp_path).ravel().tolist()
+
+    assert encoded("a", "bc") == [1, 2] and encoded("abc", "d") == [3, 1] and encoded("a", "bc") == [1, 2]
+    save = np.save
+
+    def killed(file: Path, array: np.ndarray) -> None:
+        save(file, array)
+        file.write_bytes(file.read_bytes()[:40])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encoded("abcd")
+    monkeypatch.setattr(np, "save", save)
+    assert encoded("abcd") == [4]

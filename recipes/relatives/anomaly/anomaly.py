@@ -115,7 +115,7 @@ def rated(maps: np.ndarray, scores: np.ndarray, masks: np.ndarray, seed: int = 0
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default="docs/images")
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "docs" / "images")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--category")
     parser.add_argument("--limit", type=int, default=5, help="images of each kind of defect that is drawn")

@@ -143,7 +143,7 @@ def main() -> None:
     found = measure(args.data / "camvid", backbone, args.every)
     frames, pairs = np.bincount(found[METHOD_NAMES[0], OWN][:, 1].astype(int))
     print(f"{table(found)}\n\n{frames} frames with road, {pairs} pairs of cars and pedestrians; intervals over videos.")
-    picture(sorted(Path("docs/images").glob("*.jpg")), backbone, args.out / "depth-words.jpg")
+    picture(sorted(Path(__file__).parents[3].glob("docs/images/*.jpg")), backbone, args.out / "depth-words.jpg")
 
 
 if __name__ == "__main__":

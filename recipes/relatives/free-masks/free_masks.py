@@ -119,13 +119,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=120, help="images to learn from")
     parser.add_argument("--limit", type=int, default=80, help="images of the test")
-    args, backbone = parser.parse_args(), eclip.load("mini")
+    args, backbone, found, models = parser.parse_args(), eclip.load("mini"), {}, {}
     images = [pair.open() for pair in in_tars(args.data / "coco-labels", "train").items[::36][: args.train]]
     taught, features = teach(backbone, images), trunk(backbone, images)
     items = read_masks(args.data / "voc2012seg", classes=VOC_NAMES, every=11).items[: args.limit]
     tests, truths = [item.open() for item in items], [item.read() for item in items]
     teacher, seen = teach(backbone, tests), trunk(backbone, tests)
-    found, models = {}, {}
     answers = {
         "all background (control)": [np.zeros_like(one.labels[0]) for one in teacher],
         "teacher": [one.labels[0] for one in teacher],
@@ -141,7 +140,8 @@ def main() -> None:
     print(f"| {len(tests)} images, learned from {len(images)} | mIoU of VOC21 | minus teacher |\n|---|---|---|")
     for name, values in found.items():
         print(f"| {name} | {said(values)} | {said(values - found['teacher'])} |")
-    files = [Image.open(f"docs/images/{name}.jpg").convert("RGB") for name in ("dog", "cat", "horses")]
+    shown = (Path(__file__).parents[3] / f"docs/images/{name}.jpg" for name in ("dog", "cat", "horses"))
+    files = [Image.open(path).convert("RGB") for path in shown]
     maps = [predict(models["no filter"], trunk(backbone, [one]), one.size[::-1]) for one in files]
     picture(teach(backbone, files), maps, args.out / "free-masks.jpg")
 

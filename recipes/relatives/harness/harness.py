@@ -25,7 +25,7 @@ NAMES = ("words on the whole image", "words on the crop", "mean of both", '"a pe
 NAMES += ("center of the box (control)", "mean place in other boxes (control)")
 MORE = ("*crop minus whole image*", "*both minus whole image*")
 SHOWN = (
-    ("docs/images/elephant.jpg", (170, 14, 384, 244), "a green shirt"),
+    (Path(__file__).parents[3] / "docs/images/elephant.jpg", (170, 14, 384, 244), "a green shirt"),
     ("demos/images/000000565248.jpg", (104, 95, 205, 250), "a backpack"),
     ("demos/images/000000005001.jpg", (150, 148, 214, 285), "a white helmet"),
 )  # in the picture, with boxes by hand
@@ -137,7 +137,7 @@ def main() -> None:
     items = flickr8k_entities(args.data / "flickr8k-entities", "test").items[: args.limit]
     print(table(*measure(list(items))))
     for path, box, text in SHOWN:
-        image = Image.open(path if path.startswith("docs") else args.data / path).convert("RGB")
+        image = Image.open(args.data / path).convert("RGB")  # an absolute path stays as it is
         (whole, crop, *_), part = maps_of(image, text, box), image.crop(box).resize((150, 200))
         heat = eclip.explain(image, text, health=False).heatmap()
         cells = [Cell(image, heat, title=f"{text}, whole image"), Cell(part, title="the person's box")]

@@ -3,9 +3,10 @@
     python benchmarks/pairs.py ../shared/data/coco80seg --limit 60
 
 For captions that name a COCO class of the image's mask (the class name or its plural): is the class word's map higher
-inside the mask than outside? The map of another word of the same caption and MaskCLIP's map of the class name are
-baselines. Contrast is the difference of the two means divided by the map's standard deviation; AUC is the probability
-that a pixel inside is higher than one outside.
+inside the mask than outside? Baselines are the maps of another word or punctuation mark of the same caption, drawn at
+random, and of another content word, and MaskCLIP's map of the class name. Contrast is the difference of the two means
+divided by the map's standard deviation; AUC is the probability that a pixel inside is higher than one outside.
+Intervals are 95 %, by bootstrap over images.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from eclip.words.interactions import PairQuery
 from eclip.words.query import WordQuery
 
 POINTS = (1, 2, 5, 10, 20, 50, 100)
+FUNCTION_WORDS = """
+a an the this that these those some any all both each every another other one no not and or but while as so than
+then if when where who which what there here it its they them their he him his she her we our you your i my is are
+was were be been being has have had do does did can will would of in on at to by for with from into onto over under
+up down out off near next around through between behind above below beside along across against about after before
+during without very
+"""
 
 
 def plurals(name: str) -> list[str]:
@@ -53,6 +61,10 @@ def cases(folder: Path) -> Iterator[tuple[Path, str, str, np.ndarray]]:
                 inside = np.where(mask == 255, np.nan, mask == number).astype(float)
                 if 0 < np.nansum(inside) < np.sum(~np.isnan(inside)):
                     yield image, row["caption"].strip(), named[0], inside
+
+
+def is_content(word: str) -> bool:
+    return word.isalpha() and word.lower() not in FUNCTION_WORDS.split()
 
 
 def judge(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
@@ -84,8 +96,10 @@ def main() -> None:
     depths = given.image_depth, given.text_depth
     if given.completeness:
         return completeness(backbone, found, depths)
-    random = np.random.default_rng(0)
-    results: dict[str, list[tuple[float, float]]] = {"pairs": [], "another word": [], "maskclip": []}
+    random, content = np.random.default_rng(0), np.random.default_rng(1)
+    results: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in ("pairs", "any other word or mark", "another content word", "maskclip")
+    }
     start = time.perf_counter()
     for image in track(names, transient=True):
         mine = [case for case in found if case[0] == image]
@@ -99,17 +113,32 @@ def main() -> None:
             answer = answers[caption]
             results["pairs"].append(judge(answer.map(named), inside))
             others = sorted(set(range(len(answer.words))) - set(answer.find(named)))
-            if others:
-                results["another word"].append(judge(answer.map(int(random.choice(others))), inside))
+            words_only = [place for place in others if is_content(answer.words[place])]
+            for kind, places, source in zip(list(results)[1:3], (others, words_only), (random, content), strict=True):
+                drawn = judge(answer.map(int(source.choice(places))), inside) if places else (np.nan, np.nan)
+                results[kind].append(drawn)
             results["maskclip"].append(judge(maskclip.maps[0, words.index(named)], inside))
-    print(f"{given.model}, depths {depths}: {len(found)} captions of {len(names)} images")
+    said = len({case[:2] for case in found})
+    print(f"{given.model}, depths {depths}: {len(found)} pairs of {said} captions and a class, {len(names)} images")
     print(f"{time.perf_counter() - start:.0f} s")
+    owners = np.array([names.index(image) for image in names for case in found if case[0] == image])
     for name, scores in results.items():
-        contrast, auc = np.array(scores).T
-        print(
-            f"{name:13} higher inside {np.mean(contrast > 0):.1%}  contrast {contrast.mean():+.3f} "
-            f"(median {np.median(contrast):+.3f})  AUC {auc.mean():.3f}"
-        )
+        print(f"{name:22} {line(np.array(scores), owners)}")
+
+
+def line(scores: np.ndarray, owners: np.ndarray) -> str:
+    """Means with 95 % intervals over images; rows without a score are left out."""
+    kept = ~np.isnan(scores[:, 0])
+    values = np.column_stack([scores[kept, 0] > 0, scores[kept]])
+    sums = np.stack([np.bincount(owners[kept], column) for column in [*values.T, np.ones(len(values))]], axis=1)
+    drawn = sums[np.random.default_rng(0).integers(0, len(sums), (2000, len(sums)))].sum(axis=1)
+    low, high = np.quantile(drawn[:, :3] / drawn[:, 3:], (0.025, 0.975), axis=0)
+    inside, contrast, auc = zip(values.mean(axis=0), low, high, strict=True)
+    return (
+        "higher inside {:.1%} [{:.1%}, {:.1%}]  ".format(*inside)
+        + "contrast {:+.3f} [{:+.3f}, {:+.3f}]  ".format(*contrast)
+        + "AUC {:.3f} [{:.3f}, {:.3f}]".format(*auc)
+    )
 
 
 def completeness(

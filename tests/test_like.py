@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import pickle
 import shlex
@@ -428,3 +429,17 @@ def test_only_an_example_can_be_asked(folder: Path, tmp_path: Path, tiny_name: s
 
 def test_its_name_says_what_it_is() -> None:
     assert repr(Like(eclip.like(_image(1)).parts)) == "Like('like image 0')"
+
+
+def test_the_table_of_the_recipe_has_paired_differences() -> None:
+    """Scores that differ by a constant have intervals, and their difference has none."""
+    spec = importlib.util.spec_from_file_location("pairs", Path(__file__).parents[1] / "recipes" / "like" / "pairs.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(recipe := importlib.util.module_from_spec(spec))
+    scores = np.random.default_rng(0).random((20, 2))
+    worth = {kind: 0.1 * place for place, kind in enumerate(recipe.KINDS)}
+    found = {(method, kind): scores + more for method in recipe.METHOD_NAMES for kind, more in worth.items()}
+    rows = [row.split(" | ") for row in recipe.table(found).splitlines()[2:]]
+    assert len(rows) == len(recipe.KINDS) + len(recipe.DIFFERENCES)
+    assert rows[-1][0] == "| *one example, minus one of another class*" and rows[-1][1] == "-40.0 ± 0.0"
+    assert not rows[0][1].endswith("± 0.0")

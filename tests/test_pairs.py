@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -239,3 +241,17 @@ def test_a_phrase_is_matched_word_by_word(text: str, phrase: str, words: list[in
             one.find(phrase)
     else:
         assert one.find(phrase) == words
+
+
+def test_the_benchmark_draws_words_and_resamples_images() -> None:
+    spec = importlib.util.spec_from_file_location("pairs", Path(__file__).parents[1] / "benchmarks" / "pairs.py")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(benchmark := importlib.util.module_from_spec(spec))
+    words = [word for word in ("A", "little", "dog", "on", "the", "snow", ".") if benchmark.is_content(word)]
+    assert words == ["little", "dog", "snow"]
+    apart, together = np.arange(40), np.repeat([0, 1], 20)  # of two images, one has all the hits
+    scores = np.repeat([[-1.0, 0.0], [1.0, 1.0]], 20, axis=0)
+    missing = np.concatenate([scores, [[np.nan, np.nan]]])
+    assert benchmark.line(missing, np.append(together, 1)) == benchmark.line(scores, together)
+    assert "AUC 0.500 [0.000, 1.000]" in benchmark.line(scores, together)
+    assert "higher inside 50.0% [35.0%, 65.0%]" in benchmark.line(scores, apart)

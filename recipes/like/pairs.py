@@ -37,6 +37,14 @@ KINDS = {
     "three and name": "three examples + the name",
     "other": "one example of another class (control)",
 }
+DIFFERENCES = {
+    "one example, minus the name": ("one", "name"),
+    "three examples, minus the name": ("three", "name"),
+    "three examples + the name, minus the name": ("three and name", "name"),
+    "moved across the gap, minus not moved": ("one", "one, gap kept"),
+    "one example, minus one of another class": ("one", "other"),
+}
+"""Of kinds, on the same images."""
 Found = dict[tuple[str, str], list[tuple[float, float]]]
 """By method and kind of query: mSC and AP of each pair."""
 
@@ -90,17 +98,23 @@ def measure(root: Path) -> tuple[Found, int]:
 
 
 def table(found: Found) -> str:
-    """Means with the half width of the 95 % interval over pairs, by bootstrap."""
+    """Means and paired differences, with the half width of the 95 % interval over pairs, by bootstrap."""
     generator = np.random.default_rng(0)
     lines = ["| query | " + " | ".join(f"`{name}` mSC | AP" for name in METHOD_NAMES) + " |", "|---" * 9 + "|"]
-    for kind, said in KINDS.items():
+
+    def row(said: str, scores: list[NDArray[Any]]) -> None:
         cells = []
-        for method in METHOD_NAMES:
-            values = 100 * np.array(found[method, kind])
+        for values in scores:
             drawn = values[generator.integers(0, len(values), (2000, len(values)))].mean(axis=1)
             half = (np.quantile(drawn, 0.975, axis=0) - np.quantile(drawn, 0.025, axis=0)) / 2
             cells += [f"{mean:.1f} ± {one:.1f}" for mean, one in zip(values.mean(axis=0), half, strict=True)]
         lines.append(f"| {said} | " + " | ".join(cells) + " |")
+
+    values = {key: 100 * np.array(scores) for key, scores in found.items()}
+    for kind, said in KINDS.items():
+        row(said, [values[method, kind] for method in METHOD_NAMES])
+    for said, (one, other) in DIFFERENCES.items():
+        row(f"*{said}*", [values[method, one] - values[method, other] for method in METHOD_NAMES])
     return "\n".join(lines)
 
 

@@ -72,7 +72,7 @@ NOT_RUN = {
     "pairs.items": "needs a data set",
     "phrases.items": "needs a data set",
     "item.open()": "needs a data set",
-    "duckdb.": "duckdb is no dependency",
+    "duckdb": "duckdb is no dependency",
     "done.": "needs the run before it",
     "MapDataset(": "needs the run before it",
     "DataLoader(": "needs the run before it",

@@ -301,7 +301,7 @@ class Run:
         """Save the head after an epoch, with a record of its training."""
         self._describe(epoch)
         if self.rank == 0:
-            seconds = round(time.perf_counter() - begin, 1)
+            seconds = round(time.perf_counter() - begin, 3)
             log.note("epoch", step=step, epoch=epoch, seconds=seconds, peak_mib=peak_mib())
             self.head.save(self.folder)
 

@@ -122,9 +122,10 @@ def compare(
                     run.show(source, entry["files"].get("picture"))
             run.count()
 
-    loop.over_images(
-        sources, writer, lambda made: made["command"] and compare_command(sources, names_of(wanted), made), work
-    )
+    def repeat(made: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return made["command"] and compare_command(sources, names_of(wanted), made)
+
+    loop.over_images(sources, writer, repeat, work)
     loop.summarize(writer, "compared", model_names, as_json, option="--models")
 
 

@@ -175,11 +175,13 @@ def explain(
                 place = f"; {MANIFEST} lists them" if "json" in formats else ""
                 typer.echo(f"{warned} of {len(writer.manifest['images'])} images have health warnings{place}", err=True)
 
-    loop.over_images(
-        sources, writer, lambda made: made["command"] and explain_command(sources, names_of(wanted), made), work
-    )
-    for name in writer.manifest.get("exports", {}).values() if options.talks(as_json) else ():
-        typer.echo(f"{writer.folder / name}", err=True)
+    def repeat(made: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return made["command"] and explain_command(sources, names_of(wanted), made)
+
+    loop.over_images(sources, writer, repeat, work)
+    if options.talks(as_json):
+        for name in writer.manifest.get("exports", {}).values():
+            typer.echo(f"{writer.folder / name}", err=True)
     loop.summarize(writer, "explained", [model], as_json)
 
 

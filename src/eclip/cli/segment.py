@@ -188,5 +188,8 @@ def segment(
                     typer.echo(f"  {printable(names)}: {doubt}", err=True)
             run.count()
 
-    loop.over_images(sources, writer, lambda made: made["command"] and segment_command(sources, made), work)
+    def repeat(made: dict[str, Any]) -> str | None:  # none if no command can ask for these examples
+        return made["command"] and segment_command(sources, made)
+
+    loop.over_images(sources, writer, repeat, work)
     loop.summarize(writer, "segmented", [model], as_json)

@@ -141,7 +141,10 @@ def test_several_classes_need_more_than_0_and_255(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "told"),
     [("1\tdog\n255\tcat\n", "names 255 'cat', but in masks 255 is void"), ("0\troad\n1\tdog\n", "names 0 'road', but")]
-    + [(f"0\t{name}\n1\tdog\n", f"names 0 '{name}', but") for name in ("forest", "hedge", "mother", "avoided", "restaurant")]
+    + [
+        (f"0\t{name}\n1\tdog\n", f"names 0 '{name}', but")
+        for name in ("forest", "hedge", "mother", "avoided", "restaurant")
+    ]
     + [("1\twater\n255\tforest\n", "names 255 'forest', but")],
 )
 def test_a_class_on_a_number_that_is_none_is_refused(tmp_path: Path, classes: str, told: str) -> None:

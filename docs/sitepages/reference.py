@@ -36,7 +36,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "stream": (
         "Many images",
         "Data sets that do not fit into memory, on one machine or on many.",
-        ("explain_dataset", "segment_dataset", "explain_stream", "MapDataset"),
+        ("explain_dataset", "segment_dataset", "words_dataset", "explain_stream", "MapDataset"),
     ),
     "video": (
         "Videos",

@@ -63,6 +63,7 @@ _HOME = {
     "similarity": "eclip.backbones.patches",
     "train": "eclip.training.run",
     "with_head": "eclip.backbones.head",
+    "words_dataset": "eclip.stream.stream",
     "wrap": "eclip.backbones.wrap",
 }
 """Public names and their modules. They are imported on first use, so that `import eclip` does not load torch."""
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from eclip.stream.stream import explain_dataset as explain_dataset
     from eclip.stream.stream import explain_stream as explain_stream
     from eclip.stream.stream import segment_dataset as segment_dataset
+    from eclip.stream.stream import words_dataset as words_dataset
     from eclip.texts.encode import encode_texts as encode_texts
     from eclip.texts.like import Like as Like
     from eclip.texts.like import like as like

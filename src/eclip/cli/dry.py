@@ -57,7 +57,7 @@ def tell(told: dict[str, Any], failures: Sequence[tuple[str, str]], as_json: boo
 def pictures(
     command: str, sources: list[str], texts: Sequence[str], out: Path, formats: Sequence[str], settings: dict[str, Any]
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """What `explain` or `segment` would do with images in files and folders, and the sources that are missing."""
+    """What `explain`, `segment` or `words` would do with images of files and folders, and sources that are missing."""
     from eclip.images import find_images
 
     images, failures = find_images(sources, out)
@@ -75,12 +75,12 @@ def shards(
     from eclip.cli.options import words
     from eclip.stream.engines import check_engine
     from eclip.stream.job import PIECE, Job, shard_of
-    from eclip.stream.records import DEFAULT, LABEL_DEFAULT
     from eclip.stream.sources import list_images
+    from eclip.stream.tasks import TASKS
 
     check_no_other(out, SHARDS)
     size, piece = settings["batch_size"], PIECE if many.shard_size is None else many.shard_size
-    wanted = words(many.write) if many.write is not None else DEFAULT if command == "explain" else LABEL_DEFAULT
+    wanted = words(many.write) if many.write is not None else TASKS[command].default
     own: dict[str, Any] = {name: str(one) for name in ("layout", "index") if (one := getattr(many, name)) is not None}
     own |= {name: one for name in ("workers", "timeout", "threads") if (one := getattr(many, name)) is not None}
     own |= {"batch_size": size, "shard_size": piece, "max_side": settings.get("max_side")}
@@ -148,6 +148,6 @@ def training(config: TrainConfig) -> dict[str, Any]:
 
 
 def _asked(command: str, texts: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    what = "texts" if command == "explain" else "classes"
+    what = "classes" if command == "segment" else "texts"
     names = {name: settings[name] for name in ("model", "method", "device") if settings.get(name) is not None}
     return {"command": f"eclip {command}", **names, what: len(texts)}

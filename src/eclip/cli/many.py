@@ -1,4 +1,4 @@
-"""`eclip explain` and `eclip segment` on many images: shards with an index instead of pictures.
+"""`eclip explain`, `eclip segment` and `eclip words` on many images: shards with an index instead of pictures.
 
 A run can be resumed, and shared by several processes or machines.
 """
@@ -22,6 +22,8 @@ from eclip.cli.errors import stop
 from eclip.errors import DataError, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eclip.stream.stream import Written
 
 MOST_PICTURED = 2000
@@ -83,18 +85,19 @@ class Many:
         Raises:
             OptionError: --format was given with something that only shards can be written of.
         """
-        given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+        what = self.asks(sources)
         pictures = formats != options.FORMAT or options.FORMAT_NAMED.get()
-        streamed = [source for source in sources if is_streamed(source)]
-        if pictures and (given or streamed):
-            what = given[0] if given else streamed[0]
+        if pictures and what:
             raise OptionError(
                 f"--format is for pictures of each image, not for shards, which {what} asks for: omit it. "
                 "--write table puts a table into their index."
             )
-        if given or streamed:
-            return given[0] if given else streamed[0]
-        return "" if pictures or not _are_many(sources, out) else many_images()
+        return what if pictures or what or not _are_many(sources, out) else many_images()
+
+    def asks(self, sources: list[str]) -> str:
+        """The first option that was given, or source, of which only shards can be written; empty if there is none."""
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+        return next(itertools.chain(given, filter(is_streamed, sources)), "")
 
     def run(
         self,
@@ -111,7 +114,8 @@ class Many:
     ) -> None:
         """Write the shards and print a summary; exit code 1 if an image failed. In a dry run, say what it would do.
 
-        The task is "explain" or "segment"; the texts of the latter are its classes. The reason is that of `reason`.
+        The task is one of `eclip.stream.tasks.TASKS`; the texts of "segment" are its classes. The reason is that of
+        `reason` or `asks`.
         """
         if dry_run:
             dry.tell(*dry.shards(task, sources, texts, out, self, settings), as_json)
@@ -119,9 +123,14 @@ class Many:
         if options.talks(as_json) and reason == many_images():
             typer.echo(f"{reason}: writing shards with an index; --format png,json writes pictures of each", err=True)
         from eclip.stream.decoding import default_workers
-        from eclip.stream.stream import explain_dataset, segment_dataset
+        from eclip.stream.stream import explain_dataset, segment_dataset, words_dataset
 
-        doing, dataset = ("explaining", explain_dataset) if task == "explain" else ("segmenting", segment_dataset)
+        datasets: dict[str, Callable[..., Written]] = {
+            "explain": explain_dataset,
+            "segment": segment_dataset,
+            "words": words_dataset,
+        }
+        doing = "segmenting" if task == "segment" else "explaining"
         own: dict[str, Any] = {"workers": default_workers()}
         for name, value in vars(self).items():
             if value is not None:
@@ -136,7 +145,9 @@ class Many:
                 bar.update(shown, description=doing, completed=done, total=total)
 
             try:
-                written = dataset(sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **settings)
+                written = datasets[task](
+                    sources, texts, out, overwrite=overwrite, on_progress=progress, **own, **settings
+                )
             except KeyboardInterrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the end of this process
                 again = "run the same command again" + (", without --overwrite," if overwrite else "")

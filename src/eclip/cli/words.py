@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eclip.backbones.catalog import DEFAULT_MODEL
-from eclip.cli import completion, loop
+from eclip.cli import completion, dry, loop, many
 from eclip.cli import options as cli_options
 from eclip.cli.options import Positions, Resize
 from eclip.errors import OptionError
 from eclip.words import DEFAULT_WORD_METHOD, WORD_METHODS, word_method
 from eclip.words.folder import WordsWriter, words_command
 
-BATCH = 8  # images for which the text side is computed once
 INDENT = 7  # columns before the words, as wide as a score
 
 if TYPE_CHECKING:
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def words(
-    sources: cli_options.Sources,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Images, folders, glob patterns; also tars, tables and URLs."),
+    ],
     text: cli_options.Texts = None,
     texts_file: cli_options.TextsFile = None,
     model: cli_options.Model = DEFAULT_MODEL,
@@ -57,10 +59,23 @@ def words(
     ),
     overwrite: cli_options.Overwrite = False,
     device: cli_options.Device = "auto",
+    batch_size: cli_options.BatchSize = 8,
     as_json: cli_options.AsJson = False,
     config: cli_options.Config = None,
     quiet: cli_options.Quiet = False,
     verbose: cli_options.Verbose = False,
+    dry_run: dry.DryRun = False,
+    layout: many.LayoutOption = None,
+    index: many.IndexOption = None,
+    shard: many.Shard = None,
+    engine: many.EngineOption = None,
+    ray_address: many.RayAddress = None,
+    concurrency: many.Concurrency = None,
+    workers: many.Workers = None,
+    timeout: many.Timeout = None,
+    shard_size: many.ShardSize = None,
+    threads: many.Threads = None,
+    precision: many.PrecisionOption = None,
 ) -> None:
     """Show which words of each text made the model match it to each image.
 
@@ -69,6 +84,8 @@ def words(
     Words in color:  eclip words dog.jpg -t "a husky running in snow"
 
     Patches for each word:  eclip words dog.jpg -t "a husky running in snow" --pairs
+
+    A data set, resumable:  eclip words "train-{000..127}.tar" -t "a husky running in snow"
     """
     wanted = cli_options.parse_texts(text, texts_file)
     cli_options.check_model(model)
@@ -80,6 +97,21 @@ def words(
     needing = [*(["box"] if boxes else []), *path]
     if needing and not pairs:
         raise OptionError(f"--{needing[0].replace('_', '-')} requires --pairs; add --pairs.")
+    asked = many.Many(
+        *(None, layout, index, shard, engine, ray_address),
+        *(concurrency, workers, timeout, shard_size, threads, precision),
+    )
+    settings: dict[str, Any] = {"model": model, "device": device, "method": method, "batch_size": batch_size}
+    settings |= {"image_size": image_size, "resize": resize.value, "positions": positions.value, **options}
+    if reason := asked.asks(sources):
+        if pairs:
+            raise OptionError(f"--pairs is for a page of each image, not for shards, which {reason} asks for: omit it.")
+        settings |= {"dry_run": dry_run, "overwrite": overwrite}
+        asked.run("words", sources, wanted, out, reason, as_json=as_json, **settings)
+        return
+    if dry_run:
+        dry.tell(*dry.pictures("words", sources, wanted, out, ("html",), settings), as_json)
+        return
     writer = WordsWriter(out, overwrite=overwrite)
 
     def work(run: loop.Run) -> None:
@@ -92,7 +124,7 @@ def words(
 
         query = WordQuery(wanted, model=model, device=device, view=View(image_size, resize.value, positions.value))
         by_pair = PairQuery(query, **path) if pairs else None
-        for batch in read_batches(run.images, BATCH, run.failures):
+        for batch in read_batches(run.images, batch_size, run.failures):
             good = []
             for source, picture in batch:
                 try:

@@ -33,7 +33,7 @@ EXPORTS = {"csv": "table.csv", "html": "gallery.html", "coco": "coco.json", "lab
 FIGURES = ("pdf", "svg")
 """Formats of figures for print."""
 EXPLAIN_FORMATS = (*FORMATS, "jpg", *FIGURES, *EXPORTS)
-SHARDS = "eclip explain --write` or `eclip segment --write"
+SHARDS = "eclip explain --write`, `eclip segment --write` or `eclip words --layout"
 VIDEO = "eclip explain VIDEO"
 OTHER_RUNS = (
     (("question.json", "parts"), "eclip eval"),

@@ -68,6 +68,7 @@ def _parquet(rows: Iterable[dict[str, Any]], file: Path, columns: Sequence[str])
         "points": pa.list_(pa.list_(whole)), "scale": number, "shard": text,
         "image": text, "found": text, "area": number, "warnings": text, **dict.fromkeys(BOX, whole),
         "class": text, "confidence": number,
+        "words": pa.list_(pa.struct([("word", text), ("value", number), ("share", number)])),
     }  # fmt: skip
     schema, remaining = pa.schema([(name, types[name]) for name in columns]), iter(rows)
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:

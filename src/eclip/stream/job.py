@@ -25,7 +25,7 @@ from eclip.stream.shards import LAYOUTS, PART
 from eclip.stream.tasks import TASKS
 
 if TYPE_CHECKING:
-    from eclip.stream.tasks import Explaining, Segmenting
+    from eclip.stream.tasks import Task
 
 RUN = "run.json"
 SCHEMA = "eclip.stream/1"
@@ -41,7 +41,8 @@ class Job:
         sources: as in `list_images`.
         texts: what to look for; for segmentations, classes as in `segment_each`.
         out: the folder.
-        settings: model, method and so on, as in `explain` or `segment_each`; the options of the method too.
+        settings: model, method and so on, as in `explain`, `segment_each` or `explain_words`; the options of the
+            method too.
         task: one of `TASKS`.
         write: some of the task's contents.
         layout: "tar" or "folder".
@@ -95,7 +96,7 @@ class Job:
         timeout = real(self.timeout, "timeout", "a positive number of seconds", lambda seconds: seconds > 0)
         object.__setattr__(self, "timeout", timeout)
 
-    def asked(self, task: Explaining | Segmenting, images: int | None, threads: int) -> dict[str, Any]:
+    def asked(self, task: Task, images: int | None, threads: int) -> dict[str, Any]:
         """Everything that the output depends on, as JSON; `threads` is the number that torch uses."""
         settings = dict(task.settings)
         settings["device"] = settings["device"].partition(":")[0]

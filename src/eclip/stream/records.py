@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from eclip.explanation.explanation import Explanation
     from eclip.segmentation.segmentation import Segmentation
+    from eclip.words.relevance import WordRelevance
 
 CONTENTS = ("maps", "masks", "boxes", "points", "overlays", "table")
 """What can be written besides scores and, unless they are off, health numbers; "table": the columns of the table."""
@@ -37,6 +38,8 @@ DEFAULT = ("maps", "boxes")
 LABEL_CONTENTS = ("labels", "confidences", "masks", "boxes", "overlays")
 """What can be written of a segmentation besides areas, mean confidences and, unless they are off, presence."""
 LABEL_DEFAULT = ("labels",)
+WORD_CONTENTS = ("words",)
+"""What is written of words besides scores: each word with its value and share."""
 LEAST, MOST = 2.0**-4, 2.0**14
 """Maps whose largest magnitude lies between these are stored as they are; others are scaled, for float16's sake."""
 
@@ -55,6 +58,11 @@ def label_columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
     own = ["presence", "doubt"] if health else []
     own += [name for one, name in (("boxes", "boxes"), ("masks", "mask")) if one in contents]
     return ["id", "source", "width", "height", "number", "class", "area", "confidence", *own, "shard"]
+
+
+def word_columns_of(contents: Sequence[str], *, health: bool) -> list[str]:
+    """The columns of the index of words, in order."""
+    return ["id", "source", "width", "height", "number", "text", "score", *contents, "shard"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,17 @@ def label_record(segmentation: Segmentation, image: int, contents: Sequence[str]
     height, width = labels.shape
     info = {"source": segmentation.sources[image], "width": width, "height": height, "classes": told}
     return Record(files, info)
+
+
+def word_record(relevance: WordRelevance, image: int, size: tuple[int, int]) -> Record:
+    """What is written of an image and the words of texts; `size` is its width and height.
+
+    The info has "source", "width", "height", and "texts": for each "text", "score", and "words", each with its "word",
+    "value" and "share", as in the manifest of `eclip words`.
+    """
+    width, height = size
+    info = {"source": relevance.sources[image], "width": width, "height": height, "texts": relevance.entries(image)}
+    return Record({}, info)
 
 
 def _text(explanation: Explanation, image: int, text: int, contents: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`explain_stream`, `explain_dataset` and `segment_dataset`: many images, as a generator or into folders of shards."""
+"""Many images, as a generator (`explain_stream`) or into folders of shards (`explain_dataset` and its like)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from eclip.stream.engines import check_engine, run
 from eclip.stream.index import INDEXES
 from eclip.stream.job import PIECE, RUN, Job, begin, shard_of
 from eclip.stream.plan import LISTING, Plan, in_remote_tar
-from eclip.stream.records import DEFAULT, LABEL_DEFAULT
+from eclip.stream.records import DEFAULT, LABEL_DEFAULT, WORD_CONTENTS
 from eclip.stream.shards import LAYOUTS, read_failures
 from eclip.stream.sources import Item, list_images
 from eclip.stream.tasks import decoder_of, explained
 from eclip.stream.work import shard_for
+from eclip.texts.encode import check_texts
 from eclip.texts.like import Like
 from eclip.texts.queries import check_queries
+from eclip.words import DEFAULT_WORD_METHOD, WordMethod, word_method
 
 Sources = str | Path | Sequence[str | Path]
 
@@ -241,6 +243,36 @@ def segment_dataset(
     (_, *names), (background, *words) = found.names, found.words  # an iterator can be read only once
     settings["background"] = background
     return _dataset("segment", source, dict(zip(names, words, strict=True)), out, write=write, **settings)
+
+
+def words_dataset(
+    source: Sources,
+    texts: str | Iterable[str],
+    out: str | Path,
+    *,
+    method: str | WordMethod = DEFAULT_WORD_METHOD,
+    **settings: Any,
+) -> Written:
+    """Write how much each word of each text matters to any number of images, as `explain_dataset` explains them.
+
+    The index has a row for each image and each text: its score, and its words, each with its value and share.
+
+    Args:
+        source: as in `explain_stream`.
+        texts: as in `explain_words`.
+        out: the folder.
+        method: as in `explain_words`.
+        settings: all other arguments of `explain_dataset` but `write`, and of `explain_words`.
+
+    Raises:
+        DataError, ResultError: as in `explain_dataset`.
+        EclipError: as in `explain_words`.
+    """
+    for name in ("head", "health", "write", "max_side"):
+        if name in settings:
+            raise OptionError(f"words_dataset has no option {name!r}: words have no maps. Leave it out.")
+    settings |= {"method": word_method(method).name, "write": WORD_CONTENTS}
+    return _dataset("words", source, tuple(check_texts(texts)), out, **settings)
 
 
 def _dataset(

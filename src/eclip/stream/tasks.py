@@ -1,8 +1,9 @@
-"""What is done with each batch of images: explained or segmented. Everything else of a run is the same for both."""
+"""What is done with each batch of images: maps, labels or words. Everything else of a run is the same for all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +11,21 @@ import torch
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone
+from eclip.backbones.blocks import unit
+from eclip.backbones.encoding import encode
+from eclip.backbones.view import View
 from eclip.errors import ImageError
 from eclip.explanation.explain import query_of
 from eclip.explanation.query import Query
+from eclip.results.provenance import made_by
 from eclip.segmentation.segment import ClassQuery
 from eclip.stream import records
 from eclip.stream.decoding import Decoded, Decoder
 from eclip.stream.records import Record
 from eclip.stream.sources import Item
+from eclip.words import word_method
+from eclip.words.query import WordQuery
+from eclip.words.relevance import relevance_of
 
 if TYPE_CHECKING:
     from eclip.explanation.explanation import Explanation
@@ -32,13 +40,14 @@ class Explaining:
 
     Attributes:
         contents: what can be written of each image.
+        default: what is written unless it is asked for.
         entries: the name of the list in a sample's JSON whose entries are rows of the index.
         columns: of the index.
         asked: what `run.json` says about the texts.
         settings: the part of the provenance that is the same for all images.
     """
 
-    contents, entries = records.CONTENTS, "texts"
+    contents, default, entries = records.CONTENTS, records.DEFAULT, "texts"
     columns = staticmethod(records.columns_of)
 
     def __init__(self, job: Job, settings: dict[str, Any]) -> None:
@@ -58,7 +67,7 @@ class Explaining:
 class Segmenting:
     """Classes and a loaded model, which segment images; see `Explaining`."""
 
-    contents, entries = records.LABEL_CONTENTS, "classes"
+    contents, default, entries = records.LABEL_CONTENTS, records.LABEL_DEFAULT, "classes"
     columns = staticmethod(records.label_columns_of)
 
     def __init__(self, job: Job, settings: dict[str, Any]) -> None:
@@ -82,10 +91,37 @@ class Segmenting:
                 yield place, records.label_record(segmentation, 0, self.write)
 
 
-TASKS: dict[str, type[Explaining] | type[Segmenting]] = {"explain": Explaining, "segment": Segmenting}
+class Wording:
+    """Texts and a loaded model, which say how much each word matters to images; see `Explaining`."""
+
+    contents, default, entries = records.WORD_CONTENTS, records.WORD_CONTENTS, "texts"
+    columns = staticmethod(records.word_columns_of)
+
+    def __init__(self, job: Job, settings: dict[str, Any]) -> None:
+        view = View(**{name: settings.pop(name) for name in asdict(View()) if name in settings})
+        model, device = settings.pop("model"), settings.pop("device", None)
+        method = word_method(settings.pop("method"))
+        self.options, self.method = method.check(settings), method.name
+        self.query = WordQuery(job.texts, model=model, view=view, device=device)
+        self.backbone, self.asked = self.query.backbone, {"texts": list(self.query.texts)}
+        self.settings = {**made_by(self.backbone), "method": self.method, "options": self.options, **view.settings}
+        self.decoder = decoder_of(self.query, whole=False)
+
+    def records(self, batch: Sequence[Result]) -> Iterator[tuple[int, Record]]:
+        """Yield the record of each image that could be read, with its place in the batch."""
+        for places, some in alike(batch):
+            encoding = encode(self.backbone, pixels_of(self.backbone, some), 0, self.query.view.positions)
+            sources = [item.source for item, _ in some]
+            found = relevance_of(self.query, unit(encoding.feature), sources, self.method, self.options)
+            for image, place in enumerate(places):
+                yield place, records.word_record(found, image, some[image][1].size)
 
 
-def decoder_of(query: Query, *, whole: bool) -> Decoder:
+Task = Explaining | Segmenting | Wording
+TASKS: dict[str, type[Task]] = {"explain": Explaining, "segment": Segmenting, "words": Wording}
+
+
+def decoder_of(query: Query | WordQuery, *, whole: bool) -> Decoder:
     """What worker processes do for the images of a query; `whole` if they also return the image."""
     view, fitting = query.view, query.backbone.fitting
     size = None if view.image_size is None else int(view.image_size)

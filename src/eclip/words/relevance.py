@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, SupportsIndex
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from eclip import render
 from eclip.backbones.backbone import DEFAULT_POSITIONS, Backbone
@@ -130,15 +131,27 @@ def relevance(
     query: WordQuery, images: Sequence[tuple[str, Image.Image]], method: str | WordMethod, options: dict[str, Any]
 ) -> WordRelevance:
     """Run one forward pass over named images, or one per image if their grids differ; then the method."""
-    method, options = word_method(method), plain_options(options)
     backbone, view, pictures = query.backbone, query.view, [image for _, image in images]
     alike = len({view.grid(backbone, image) for image in pictures}) == 1
     batches = [pictures] if alike else [[image] for image in pictures]
     start = time.perf_counter()
     feature = unit(torch.cat([view.encode(backbone, batch, 0).feature for batch in batches]))
-    values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
+    found = relevance_of(query, feature, [source for source, _ in images], method, options)
     told = "%s, %d images, %d texts: forward and relevance %.3f s"
-    _log.info(told, method.name, len(images), len(query.texts), time.perf_counter() - start)
+    _log.info(told, found.provenance["method"], len(images), len(query.texts), time.perf_counter() - start)
+    return replace(found, images=tuple(pictures))
+
+
+def relevance_of(
+    query: WordQuery,
+    feature: Float[Tensor, "image feature"],
+    sources: Sequence[str],
+    method: str | WordMethod,
+    options: dict[str, Any],
+) -> WordRelevance:
+    """Run the method on features of images, which have unit length; the result has no images."""
+    method, options = word_method(method), plain_options(options)
+    values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
     with torch.autocast(feature.device.type, enabled=False):  # of the caller
         scores = (feature @ query.text.to(feature).T).float().cpu().numpy()
     return WordRelevance(
@@ -146,8 +159,8 @@ def relevance(
         words=tuple(tuple(word.letters for word in words) for words in query.reading.words),
         scores=scores,
         texts=tuple(query.texts),
-        sources=tuple(source for source, _ in images),
+        sources=tuple(sources),
         signed=method.signed,
-        provenance={**made_by(backbone), "method": method.name, "options": options, **view.settings},
-        images=tuple(pictures),
+        provenance={**made_by(query.backbone), "method": method.name, "options": options, **query.view.settings},
+        images=(),
     )

@@ -509,7 +509,8 @@ def test_files_of_others_are_not_deleted_by_overwrite(source: Path, tmp_path: Pa
 def test_overwrite_deletes_nothing_before_all_is_checked(source: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "out")
     before = contents(tmp_path / "out")
-    for wrong in ({"method": "nothing"}, {"engine": "spark"}, {"model": "nothing"}, {"shard": "0/2"}):
+    late = {"method": "chefer", "depth": 0}  # told by the method itself, once it has an image
+    for wrong in ({"method": "nothing"}, {"engine": "spark"}, {"model": "nothing"}, {"shard": "0/2"}, late):
         with pytest.raises(EclipError):
             write(source, tmp_path / "out", overwrite=True, **wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no such file or folder"):

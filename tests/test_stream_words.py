@@ -96,6 +96,15 @@ def test_another_run_does_not_continue_it(
     assert contents(tmp_path / "out") == contents(whole)
 
 
+def test_overwrite_deletes_nothing_before_all_is_checked(source: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    with pytest.raises(EclipError):
+        write(source, tmp_path / "out", overwrite=True, depth=0)
+    assert contents(tmp_path / "out") == contents(whole)
+    write(source, tmp_path / "out", overwrite=True)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -8,15 +8,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.load import load
 from eclip.errors import ImageError
-from eclip.stream.decoding import Reading, batches
+from eclip.images import Place
+from eclip.stream.decoding import Decoded, Reading, batches
 from eclip.stream.job import Job, clear, settle, threads_of
 from eclip.stream.plan import Piece, Plan
 from eclip.stream.records import Record
 from eclip.stream.shards import FinishedMeanwhile, Shard
+from eclip.stream.sources import Item
 from eclip.stream.tasks import TASKS, Result
 
 
@@ -42,10 +45,12 @@ class Worker:
             else:
                 settings["model"] = model
             self.task = TASKS[job.task](job, settings)
+            asked = job.asked(self.task, plan.images, torch.get_num_threads())
             if overwrite:
+                self._try()
                 clear(job.out)
                 plan.settle()
-            settle(job.out, job.asked(self.task, plan.images, torch.get_num_threads()))
+            settle(job.out, asked)
             self.reading = Reading(self.task.decoder, job.workers, job.timeout)
             self._opened = stack.pop_all()
 
@@ -76,6 +81,12 @@ class Worker:
         except FinishedMeanwhile:
             shard = shard_for(job, piece)
         return shard
+
+    def _try(self) -> None:
+        """Do a gradient, since options out of range and methods that do not apply may show only with an image."""
+        image, decoder = Image.linear_gradient("L").convert("RGB"), self.task.decoder
+        pixels = decoder.fitting.resized(image, decoder.image_size, decoder.resize)
+        list(self.task.records([(Item("gradient", Place("", 0, 0)), Decoded(pixels, image.size, image))]))
 
     def _records(self, batch: list[Result]) -> list[Record | tuple[str, str]]:
         found: list[Record | tuple[str, str]] = [("", "")] * len(batch)

@@ -15,10 +15,14 @@ import eclip
 import tiny
 from eclip.backbones.head import EclipHead
 from eclip.backbones.image_mean import known_mean
+from eclip.backbones.view import View
 from eclip.errors import ResultError, StaleEncodingError
 from eclip.guides import GUIDES, Seen
 from eclip.methods.surgery import empty_text
 from eclip.texts.encode import encode_texts
+from eclip.words.interactions import PairQuery
+from eclip.words.query import WordQuery
+from eclip.words.relevance import relevance
 
 
 def _image(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
@@ -74,6 +78,17 @@ def test_classes_of_before_do_not_meet_images_of_after() -> None:
             backbone.model.text_projection.mul_(-1)
         with pytest.raises(StaleEncodingError, match="text side"):
             next(each)
+
+
+def test_words_of_before_do_not_meet_images_of_after() -> None:
+    query = WordQuery(["a dog"], model=_wrapped(), view=View())
+    pairs = PairQuery(query, points=1)
+    with torch.no_grad():
+        query.backbone.model.text_projection.mul_(-1)
+    with pytest.raises(StaleEncodingError, match="text side"):
+        relevance(query, [("x", _image())], "leave_one_out", {})
+    with pytest.raises(StaleEncodingError, match="text side"):
+        pairs.answer(_image(), "x")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eclip.backbones.host import ADAPTED, HOOKS, global_hooks, image_side, modules_of, named_tensors, of_host, text_side
+from eclip.errors import StaleEncodingError
 from eclip.files import hash_weights
 
 if TYPE_CHECKING:
@@ -37,6 +38,15 @@ def text_state(backbone: Backbone) -> State:
     places = [_place(weight) for weight in own if weight is not None]
     entries = _entries(backbone.model, "encode_text", "get_text_features")
     return *entries, *places, *fingerprint(*text_side(backbone))
+
+
+def check_text_state(backbone: Backbone, before: State) -> None:
+    """Raise StaleEncodingError if the text side has changed since this was its `text_state`."""
+    if text_state(backbone) != before:
+        raise StaleEncodingError(
+            f"the text side of {backbone.name} has changed since it encoded the texts: ask again, so that "
+            "texts and images are of the same model."
+        )
 
 
 def whole_state(backbone: Backbone) -> State:

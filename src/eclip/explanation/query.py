@@ -24,9 +24,9 @@ from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
-from eclip.backbones.state import text_state
+from eclip.backbones.state import check_text_state, text_state
 from eclip.backbones.view import View
-from eclip.errors import NotApplicableError, StaleEncodingError, TextError
+from eclip.errors import NotApplicableError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
@@ -104,11 +104,8 @@ class Query:
 
     def check_state(self) -> None:
         """Raise StaleEncodingError if the model's text side has changed since it encoded the texts."""
-        if self.state is not None and text_state(self.backbone) != self.state:
-            raise StaleEncodingError(
-                f"the text side of {self.backbone.name} has changed since it encoded the texts: ask again, so that "
-                "texts and images are of the same model."
-            )
+        if self.state is not None:
+            check_text_state(self.backbone, self.state)
 
     def grid(self, image: Image.Image) -> Grid:
         """The patch grid of the image."""

@@ -238,6 +238,7 @@ class PairQuery:
 
     def answer(self, image: Image.Image, source: str) -> list[Interactions]:
         """Run one forward pass over the image and its reference, then compute the pairs of each text."""
+        self.query.check_state()
         view = self.query.view
         pixels = view.pixels(self.backbone, [image])
         both = torch.cat([pixels, torch.zeros_like(pixels)])

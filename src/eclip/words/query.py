@@ -8,6 +8,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.catalog import DEFAULT_MODEL
 from eclip.backbones.devices import Device
 from eclip.backbones.load import backbone_of
+from eclip.backbones.state import check_text_state, text_state
 from eclip.backbones.view import View
 from eclip.texts.encode import check_texts, encode_apart
 from eclip.words.tokens import read
@@ -29,3 +30,8 @@ class WordQuery:
         view.check(self.backbone)
         self.text = encode_apart(self.backbone, self.texts)
         self.reading = read(self.backbone, self.texts)
+        self.state = text_state(self.backbone)
+
+    def check_state(self) -> None:
+        """Raise StaleEncodingError if the model's text side has changed since it encoded the texts."""
+        check_text_state(self.backbone, self.state)

@@ -150,6 +150,7 @@ def relevance_of(
     options: dict[str, Any],
 ) -> WordRelevance:
     """Run the method on features of images, which have unit length; the result has no images."""
+    query.check_state()
     method, options = word_method(method), plain_options(options)
     values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
     with torch.autocast(feature.device.type, enabled=False):  # of the caller

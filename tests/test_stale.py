@@ -16,7 +16,7 @@ import tiny
 from eclip.backbones.head import EclipHead
 from eclip.backbones.image_mean import known_mean
 from eclip.backbones.view import View
-from eclip.errors import ResultError, StaleEncodingError
+from eclip.errors import ModelError, ResultError, StaleEncodingError
 from eclip.guides import GUIDES, Seen
 from eclip.methods.surgery import empty_text
 from eclip.texts.encode import encode_texts
@@ -89,6 +89,16 @@ def test_words_of_before_do_not_meet_images_of_after() -> None:
         relevance(query, [("x", _image())], "leave_one_out", {})
     with pytest.raises(StaleEncodingError, match="text side"):
         pairs.answer(_image(), "x")
+
+
+@pytest.mark.parametrize("ask", [eclip.explain, eclip.explain_words, eclip.segment, eclip.interactions])
+def test_text_features_that_overflow_are_told(ask: Any) -> None:
+    backbone = _wrapped()
+    with torch.no_grad():
+        backbone.model.text_projection.fill_(torch.inf)
+    texts = {eclip.segment: ["a dog", "grass"]}.get(ask, "a dog")
+    with pytest.raises(ModelError, match="a text feature of .* contains NaN or infinity: float16 may overflow"):
+        ask(_image(), texts, model=backbone, **({"method": "leave_one_out"} if ask is eclip.explain_words else {}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -214,6 +214,10 @@ class Backbone:
         return self.preprocess.grid_for(size, image_size, resize)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
-        """The model's own text features, not normalized, without a template."""
+        """The model's own text features, not normalized, without a template; ModelError if they are not finite."""
         with eval_no_grad(self.model):
-            return self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
+            features = self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
+        if not bool(features.isfinite().all()):
+            why = "float16 may overflow; use float32 or bfloat16"
+            raise ModelError(f"a text feature of {self.name} contains NaN or infinity: {why}.")
+        return features

@@ -97,7 +97,7 @@ def test_text_features_that_overflow_are_told(ask: Any) -> None:
     with torch.no_grad():
         backbone.model.text_projection.fill_(torch.inf)
     texts = {eclip.segment: ["a dog", "grass"]}.get(ask, "a dog")
-    with pytest.raises(ModelError, match="a text feature of .* contains NaN or infinity: float16 may overflow"):
+    with pytest.raises(ModelError, match=r"a text feature of .* contains NaN or infinity: float16 may overflow"):
         ask(_image(), texts, model=backbone, **({"method": "leave_one_out"} if ask is eclip.explain_words else {}))
 
 

@@ -506,6 +506,17 @@ def test_files_of_others_are_not_deleted_by_overwrite(source: Path, tmp_path: Pa
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("write_all", [eclip.explain_dataset, eclip.segment_dataset, eclip.words_dataset])
+def test_seconds_of_each_batch_are_logged(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, write_all: Any
+) -> None:
+    caplog.set_level("INFO", "eclip")
+    more = {"method": "gradeclip"} if write_all is eclip.words_dataset else {"method": "maskclip", "health": False}
+    write_all([source / "01.png", source / "02.png"], ["dog", "cat"], tmp_path, model=tiny.kept("vit"), **more)
+    [line] = [one for one in caplog.messages if "forward" in one]
+    assert line.startswith(f"{more['method']}, 2 images")
+
+
 def test_overwrite_deletes_nothing_before_all_is_checked(source: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "out")
     before = contents(tmp_path / "out")

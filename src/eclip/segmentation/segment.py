@@ -8,7 +8,7 @@ https://arxiv.org/abs/2312.01597; ClearCLIP; NACLIP): each word's map is resized
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, SupportsIndex
 
@@ -234,8 +234,8 @@ class ClassQuery:
     ) -> Iterator[Segmentation]:
         """As `answer`, for preprocessed images without windows: their names, the images if there are, and sizes."""
         query, there = self.maps, dict[int, Tensor]()
-        encoding = encode(query.backbone, pixels, query.keep, query.view.positions)
-        maps = self._of(encoding, there, range(len(named)))
+        forward = partial(encode, query.backbone, pixels, query.keep, query.view.positions)
+        maps = self._timed(forward, there, range(len(named)))
         for place, (source, image, size) in enumerate(named):
             yield self._labeled(source, size, [Piece((0, 0, *size), maps[place])], there.get(place), image)
 
@@ -260,11 +260,17 @@ class ClassQuery:
         self, there: dict[int, Tensor], images: list[Image.Image], places: list[int]
     ) -> dict[str, Float[Tensor, "image text row col"]]:
         query = self.maps
-        encoding, forward = query.timed(lambda: query.view.encode(query.backbone, images, query.keep))
-        maps, own = query.timed(lambda: self._of(encoding, there, places))
-        seconds, what = {"forward": forward, "maps": own}, "image" if self.windows is None else "window"
-        _log.info("%s, %s: %s", self.method, counted(len(images), what), in_words(seconds))
-        return {self.method: maps}
+        forward = partial(query.view.encode, query.backbone, images, query.keep)
+        return {self.method: self._timed(forward, there, places)}
+
+    def _timed(
+        self, forward: Callable[[], Encoding], there: dict[int, Tensor], places: Sequence[int]
+    ) -> Float[Tensor, "image text row col"]:
+        encoding, first = self.maps.timed(forward)
+        maps, own = self.maps.timed(partial(self._of, encoding, there, places))
+        seconds, what = {"forward": first, "maps": own}, "image" if self.windows is None else "window"
+        _log.info("%s, %s: %s", self.method, counted(len(places), what), in_words(seconds))
+        return maps
 
     def _of(
         self, encoding: Encoding, there: dict[int, Tensor], places: Sequence[int]

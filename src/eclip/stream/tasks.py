@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from eclip.backbones.backbone import Backbone
-from eclip.backbones.blocks import unit
 from eclip.backbones.encoding import encode
 from eclip.backbones.view import View
 from eclip.errors import ImageError
@@ -110,11 +110,13 @@ class Wording:
     def records(self, batch: Sequence[Result]) -> Iterator[tuple[int, Record]]:
         """Yield the record of each image that could be read, with its place in the batch."""
         for places, some in alike(batch):
-            encoding = encode(self.backbone, pixels_of(self.backbone, some), 0, self.query.view.positions)
-            sources = [item.source for item, _ in some]
-            found = relevance_of(self.query, unit(encoding.feature), sources, self.method, self.options)
+            forward, sources = partial(self._feature, some), [item.source for item, _ in some]
+            found = relevance_of(self.query, forward, sources, self.method, self.options)
             for image, place in enumerate(places):
                 yield place, records.word_record(found, image, some[image][1].size)
+
+    def _feature(self, some: Sequence[tuple[Item, Decoded]]) -> Tensor:
+        return encode(self.backbone, pixels_of(self.backbone, some), 0, self.query.view.positions).feature
 
 
 Task = Explaining | Segmenting | Wording

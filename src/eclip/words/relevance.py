@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, SupportsIndex
@@ -134,27 +134,31 @@ def relevance(
     backbone, view, pictures = query.backbone, query.view, [image for _, image in images]
     alike = len({view.grid(backbone, image) for image in pictures}) == 1
     batches = [pictures] if alike else [[image] for image in pictures]
-    start = time.perf_counter()
-    feature = unit(torch.cat([view.encode(backbone, batch, 0).feature for batch in batches]))
-    found = relevance_of(query, feature, [source for source, _ in images], method, options)
-    told = "%s, %d images, %d texts: forward and relevance %.3f s"
-    _log.info(told, found.provenance["method"], len(images), len(query.texts), time.perf_counter() - start)
+
+    def forward() -> Tensor:
+        return torch.cat([view.encode(backbone, batch, 0).feature for batch in batches])
+
+    found = relevance_of(query, forward, [source for source, _ in images], method, options)
     return replace(found, images=tuple(pictures))
 
 
 def relevance_of(
     query: WordQuery,
-    feature: Float[Tensor, "image feature"],
+    forward: Callable[[], Float[Tensor, "image feature"]],
     sources: Sequence[str],
     method: str | WordMethod,
     options: dict[str, Any],
 ) -> WordRelevance:
-    """Run the method on features of images, which have unit length; the result has no images."""
+    """Run the forward pass, which returns features of images, and then the method; the result has no images."""
     query.check_state()
     method, options = word_method(method), plain_options(options)
+    start = time.perf_counter()
+    feature = unit(forward())
     values = [one.cpu().numpy() for one in query.reading.by_word(method(query.reading, feature, **options))]
     with torch.autocast(feature.device.type, enabled=False):  # of the caller
         scores = (feature @ query.text.to(feature).T).float().cpu().numpy()
+    told = "%s, %d images, %d texts: forward and relevance %.3f s"
+    _log.info(told, method.name, len(sources), len(query.texts), time.perf_counter() - start)
     return WordRelevance(
         values=tuple(values),
         words=tuple(tuple(word.letters for word in words) for words in query.reading.words),

@@ -144,6 +144,41 @@ def test_adapter_put_on_after_wrap_is_followed_by_maps_and_words(family: str, ta
     assert apart(words, now) > 1e-3 or family == "timm vit", "its targets are in the image tower"
 
 
+@pytest.mark.parametrize(
+    ("family", "path"),
+    [
+        ("vit", "visual.ln_post"),
+        ("vit, coca's pooler", "visual.attn_pool.ln_k"),
+        ("timm vit", "visual.trunk.norm"),
+        ("siglip", "visual.trunk.attn_pool.mlp"),
+        ("CLIP", "vision_model.post_layernorm"),
+        ("SigLIP", "vision_model.head.layernorm"),
+    ],
+)
+def test_module_replaced_after_wrap_is_the_one_that_maps_read(family: str, path: str) -> None:
+    of_hf = family in tiny_hf.FAMILIES
+    model = tiny_hf.model(family).float() if of_hf else tiny.model(family)
+    fresh: Any = (lambda: wrapped_hf(model, family)) if of_hf else (lambda: wrapped(model))
+    backbone = fresh()
+    text, names = tiny.texts(backbone), ["gradcam", "chefer"]
+    before = maps(backbone, text, names)
+    new = copy.deepcopy(model.get_submodule(path))
+    for weight in new.parameters():
+        weight.data.mul_(torch.linspace(-2, 3, weight.numel()).view_as(weight))
+    model.set_submodule(path, new)
+    for name, expected in maps(fresh(), text, names).items():
+        assert torch.equal(maps(backbone, text, [name])[name], expected), name
+        assert apart(before[name], expected) > 1e-3, name
+
+
+@pytest.mark.parametrize("family", ["vit", "timm vit", "eva with map head"])
+def test_weights_assigned_after_wrap_are_those_that_maps_read(family: str) -> None:
+    model = tiny.model(family)
+    backbone, text = wrapped(model), tiny.texts(tiny.backbone(family))
+    model.load_state_dict(tiny.model(family, seed=1).state_dict(), assign=True)
+    assert torch.equal(maps(backbone, text, ["gradcam"])["gradcam"], maps(wrapped(model), text, ["gradcam"])["gradcam"])
+
+
 # --- hooks ---
 
 

@@ -68,7 +68,7 @@ class Backbone:
         rewrap: another model of the same kind -> its Backbone, wrapped as this one was.
         pooling: how tokens become the feature: "token" (the first token of the last block: CLS, or a pool's mean
             token), "average" (of the patches) or "latent" (a MAP head's learned query).
-        final_norm: (..., channel) -> the norm between the gathered row and `to_feature`; None if there is none.
+        norm: () -> `final_norm`, read from the model each time, since a user may replace it.
         to_feature: (..., channel) -> (..., feature), from the gathered and normalized row.
         latent: a MAP head as a block whose one query is learned; else None.
         bare: (..., channel) -> only the final norm, for towers whose head does more (MAP); else None.
@@ -102,7 +102,7 @@ class Backbone:
     rewrap: Callable[[nn.Module], Backbone]
     to_feature: Fn
     pooling: str = "token"
-    final_norm: Fn | None = None
+    norm: Callable[[], Fn | None] = lambda: None
     latent: Block | None = None
     bare: Fn | None = None
     text_tower: TextTower | None = None
@@ -144,6 +144,11 @@ class Backbone:
     def holds(self) -> bool:
         """Whether `levels` are those of model and head as they are: not trained further, adapted or hooked."""
         return not self.measured or self.measured == whole_state(self)
+
+    @property
+    def final_norm(self) -> Fn | None:
+        """(..., channel) -> the norm between the gathered row and `to_feature`; None if there is none."""
+        return self.norm()
 
     @property
     def image_size(self) -> int:

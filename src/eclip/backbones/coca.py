@@ -52,7 +52,7 @@ def coca_pool(visual: VisionTransformer) -> dict[str, Any]:
 
     latent = Block(
         heads,
-        norm1=pooler.ln_k,
+        norm1=lambda x: pooler.ln_k(x),
         qkv=qkv,
         value=lambda x: split_heads(F.linear(x, *_weights(pooler.attn).value), heads),
         out=lambda mixed: F.linear(merge_heads(mixed), *_weights(pooler.attn).out),
@@ -75,7 +75,7 @@ def coca_pool(visual: VisionTransformer) -> dict[str, Any]:
         "project": project,
         "pool": lambda tokens: to_feature(visual.ln_post(latent.forward(tokens)[:, 0])),
         "pooling": "latent",
-        "final_norm": visual.ln_post,
+        "norm": lambda: visual.ln_post,
         "to_feature": to_feature,
         "latent": latent,
     }

@@ -52,7 +52,7 @@ def clip_tower(model: Any) -> dict[str, Any]:
         "blocks_at": reread(lambda: map(layer_block, vision.encoder.layers)),
         "project": project,
         "pool": lambda tokens: project(tokens[:, 0]),
-        "final_norm": vision.post_layernorm,
+        "norm": lambda: vision.post_layernorm,
         "to_feature": lambda normed: model.visual_projection(normed),
         "encode_pixels": encode_pixels,
     }
@@ -131,8 +131,11 @@ def _headed(vision: Any) -> dict[str, Any]:
     """The parts that SigLIP's towers share: blocks, final norm, and the head that pools with a learned query."""
     if not getattr(vision, "use_head", True):
         raise unsupported("a SigLIP without its pooling head (vision_use_head=False)")
-    head, norm = vision.head, vision.post_layernorm
+    head = vision.head
     heads = int(head.attention.num_heads)
+
+    def norm(x: Tensor) -> Tensor:
+        return vision.post_layernorm(x)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         own = attention_weights(head.attention)
@@ -158,8 +161,8 @@ def _headed(vision: Any) -> dict[str, Any]:
         out=lambda mixed: attention_weights(head.attention).project(merge_heads(mixed)),
         forward=lambda x: pool(x)[:, None],
         host=head,
-        norm2=head.layernorm,
-        mlp=head.mlp,
+        norm2=lambda x: head.layernorm(x),
+        mlp=lambda x: head.mlp(x),
         residual=False,
     )
     return {

@@ -64,7 +64,7 @@ def native_vit(visual: VisionTransformer) -> dict[str, Any]:
         "project": project,
         "pool": pool,
         "pooling": "token" if visual.pool_type == "tok" else "average",
-        "final_norm": visual.ln_post,
+        "norm": lambda: visual.ln_post,
         "to_feature": to_feature,
     }
 

@@ -62,6 +62,6 @@ def timm_cnn(visual: TimmModel) -> dict[str, Any]:
         "project": lambda tokens: to_feature(normed(tokens)),
         "pool": lambda tokens: to_feature(normed(tokens.mean(dim=1))),
         "pooling": "average",
-        "final_norm": normed,
+        "norm": lambda: normed,
         "to_feature": to_feature,
     }

@@ -132,7 +132,10 @@ def map_head(visual: TimmModel) -> dict[str, Any]:
     if head.pos_embed is not None or head.latent_len != 1:
         raise unsupported("a timm ViT with a MAP head that has positions or several latents")
 
-    heads, norm = int(head.num_heads), trunk.norm
+    heads = int(head.num_heads)
+
+    def norm(x: Tensor) -> Tensor:
+        return trunk.norm(x)
 
     def qkv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q = split_heads(head.q(head.latent.expand(len(x), -1, -1)), heads)
@@ -144,7 +147,7 @@ def map_head(visual: TimmModel) -> dict[str, Any]:
 
     def project(tokens: Tensor) -> Tensor:
         """The head's output for an image that consists of this one token: the attention weight is 1."""
-        out = head.proj(last_part(head.kv, trunk.norm(tokens), 2))
+        out = head.proj(last_part(head.kv, norm(tokens), 2))
         return finish(out if head.mlp is None else out + head.mlp(head.norm(out)))
 
     latent = Block(
@@ -155,17 +158,17 @@ def map_head(visual: TimmModel) -> dict[str, Any]:
         out=lambda mixed: head.proj(merge_heads(mixed)),
         forward=lambda x: head(norm(x))[:, None],
         host=head,
-        norm2=None if head.mlp is None else head.norm,
-        mlp=head.mlp,
+        norm2=None if head.mlp is None else lambda x: head.norm(x),
+        mlp=None if head.mlp is None else lambda x: head.mlp(x),
         residual=False,
     )
     return {
         "project": project,
-        "pool": lambda tokens: finish(head(trunk.norm(tokens))),
+        "pool": lambda tokens: finish(head(norm(tokens))),
         "pooling": "latent",
         "to_feature": finish,
         "latent": latent,
-        "bare": trunk.norm,
+        "bare": norm,
     }
 
 

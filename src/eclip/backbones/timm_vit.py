@@ -44,8 +44,11 @@ def bare_vit(trunk: Any) -> BareViT:
     if not isinstance(trunk, VisionTransformer | Eva):
         raise unsupported(f"a network of class {type(trunk).__name__}")
     (native, patch), prefix = square_patches(trunk), int(trunk.num_prefix_tokens)
-    first = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-    if prefix != sum(token.shape[1] for token in first):
+
+    def first() -> list[Tensor]:
+        return [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
+
+    if prefix != sum(token.shape[1] for token in first()):
         raise unsupported(f"a timm ViT with unknown prefix tokens ({type(trunk).__name__})")
     rope = trunk.rope if isinstance(trunk, Eva) else None
     if rope is not None and (
@@ -60,7 +63,7 @@ def bare_vit(trunk: Any) -> BareViT:
         if patches.shape[1] != grid.row * grid.col:
             raise unsupported(f"a timm ViT with {patches.shape[1]} patches where the grid is {tuple(grid)}")
         patches = stem.norm(patches) if hasattr(stem, "norm") else patches
-        tokens = torch.cat([*(one.to(patches.dtype).expand(len(patches), -1, -1) for one in first), patches], dim=1)
+        tokens = torch.cat([*(one.to(patches.dtype).expand(len(patches), -1, -1) for one in first()), patches], dim=1)
         if trunk.pos_embed is not None:
             table = resize_positions(trunk.pos_embed[0], native, grid, positions).to(tokens.dtype)
             tokens = tokens + F.pad(table, (0, 0, tokens.shape[1] - len(table), 0))  # prefix tokens may have none
@@ -116,7 +119,7 @@ def timm_vit(visual: TimmModel, read: Callable[[Any], BareViT] = bare_vit) -> di
         "project": project,
         "pool": pool,
         "pooling": "average" if averaged else "token",
-        "final_norm": trunk.norm if isinstance(trunk.fc_norm, nn.Identity) else trunk.fc_norm,
+        "norm": lambda: trunk.norm if isinstance(trunk.fc_norm, nn.Identity) else trunk.fc_norm,
         "to_feature": to_feature,
     }
 

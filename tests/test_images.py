@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional as F
 
 import eclip
+from eclip.backbones.fitting import Fitting, Grid
 from eclip.errors import ImageError
 from eclip.images import at_least_one, decode_image, find_images, open_image, stored_size
 from eclip.stream.sources import list_images
@@ -340,7 +341,27 @@ def test_every_orientation_is_as_pillow_turns_it(tmp_path: Path) -> None:
         Image.fromarray(values).save(tmp_path / f"{turn}.png", exif=exif)
         with Image.open(tmp_path / f"{turn}.png") as stored:
             wanted = np.asarray(ImageOps.exif_transpose(stored))
-        np.testing.assert_array_equal(np.asarray(open_image(tmp_path / f"{turn}.png")), wanted)
+        image = open_image(tmp_path / f"{turn}.png")
+        np.testing.assert_array_equal(np.asarray(image), wanted)
+        np.testing.assert_array_equal(np.asarray(open_image(image)), wanted, "turned once, such as result.image(0)")
+
+
+@pytest.mark.parametrize("mode", ["turned", "RGBA", "I;16", "F"])
+def test_preprocess_reads_an_image_as_explain_does(mode: str, tmp_path: Path) -> None:
+    random, file, exif = np.random.default_rng(0), tmp_path / "a.tif", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if mode == "turned" else 1
+    made = {
+        "turned": random.integers(0, 256, (24, 40, 3)).astype(np.uint8),
+        "RGBA": random.integers(0, 256, (24, 40, 4)).astype(np.uint8),
+        "I;16": random.integers(0, 65536, (24, 40)).astype(np.uint16),
+        "F": random.random((24, 40)).astype(np.float32),
+    }
+    Image.fromarray(made[mode]).save(file, exif=exif)
+    fitting = Fitting("tiny", Grid(4, 4), 8, "bicubic")
+    for resize in ("squash", "keep"):
+        expected = fitting.resized(open_image(file), resize=resize)
+        np.testing.assert_array_equal(fitting.resized(Image.open(file), resize=resize), expected)
+        np.testing.assert_array_equal(fitting.resized(file, resize=resize), expected)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])

@@ -182,6 +182,8 @@ def _a(kind: str) -> str:
 
 TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 """How Pillow makes images upright that are stored with the EXIF orientations 2 to 8."""
+ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow keeps of a file, and reads an orientation from."""
 
 
 def turn_of(picture: Image.Image) -> int:
@@ -193,10 +195,14 @@ def turn_of(picture: Image.Image) -> int:
 
 
 def made_upright(picture: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says; errors are those of Pillow for damaged pixels."""
+    """The image as its EXIF orientation says, and without it; errors are those of Pillow for damaged pixels."""
     picture.load()
     turn = turn_of(picture)
-    return picture if turn == 1 else picture.transpose(Image.Transpose[TURNS[turn - 2]])
+    if turn == 1:
+        return picture
+    upright = picture.transpose(Image.Transpose[TURNS[turn - 2]])
+    upright.info = {key: value for key, value in upright.info.items() if key not in ORIENTED}  # else turned again later
+    return upright
 
 
 def to_rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eclip.backbones.choices import RESIZES
 from eclip.errors import OptionError
+from eclip.images import ImageLike, open_image
 from eclip.registry import one_of, whole
 
 
@@ -32,21 +33,23 @@ class Fitting:
     interpolation: str
 
     def resized(
-        self, image: Image.Image, image_size: SupportsIndex | None = None, resize: str = "squash"
+        self, image: ImageLike, image_size: SupportsIndex | None = None, resize: str = "squash"
     ) -> UInt8[np.ndarray, "height width 3"]:
         """A whole image, without cropping, in the model's size.
 
         Args:
-            image: of any mode; converted to RGB.
+            image: as `eclip.explain` takes and reads it: upright, on white, 16 bits scaled to 8.
             image_size: side in pixels, a multiple of `patch_size`; None = the training size.
             resize: "squash" fills the square; "keep" keeps the aspect ratio, on a grid of about as many patches.
 
         Raises:
             OptionError: the size is not a multiple of the patch size, or the resize is unknown.
+            ImageError: it cannot be read.
         """
-        row, col = self.grid_for(image.size, image_size, resize)
+        picture = open_image(image)
+        row, col = self.grid_for(picture.size, image_size, resize)
         resample = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-        return np.array(image.convert("RGB").resize((col * self.patch_size, row * self.patch_size), resample))
+        return np.array(picture.resize((col * self.patch_size, row * self.patch_size), resample))
 
     def grid_for(self, size: tuple[int, int], image_size: SupportsIndex | None = None, resize: str = "squash") -> Grid:
         """The patch grid of an image of (width, height) pixels."""

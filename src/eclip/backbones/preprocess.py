@@ -16,12 +16,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from eclip.backbones.fitting import Fitting
 from eclip.backbones.fitting import Grid as Grid
 from eclip.errors import ModelError, OptionError
+from eclip.images import ImageLike
 from eclip.registry import one_of
 
 Color = Sequence[float] | float | np.ndarray | Tensor
@@ -40,7 +40,7 @@ class Preprocess(Fitting):
     std: tuple[float, ...]
 
     def __call__(
-        self, image: Image.Image, image_size: SupportsIndex | None = None, resize: str = "squash"
+        self, image: ImageLike, image_size: SupportsIndex | None = None, resize: str = "squash"
     ) -> Float[Tensor, "3 height width"]:
         """Resize a whole image, see `resized`, and normalize its colors as in the model's training."""
         return self.normalized(torch.from_numpy(self.resized(image, image_size, resize))[None])[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -94,6 +96,23 @@ def test_letters_stay_letters_and_no_state_of_matplotlib_changes(answer: Explana
     assert ">a dog</text>" in svg and svg.count("<image") == 4
     with Image.open(tmp_path / "a.png") as drawn:
         assert drawn.width == round(300 * WIDTHS["single"]) and drawn.getpixel((2, 2))[:3] == (20, 20, 24)
+
+
+def test_rc_params_of_the_user_change_no_figure_and_stay_as_they_are(answer: Explanation) -> None:
+    def saved() -> np.ndarray:
+        answer.figure(0, [0, 1], dpi=60).savefig(buffer := io.BytesIO(), format="png")
+        return np.asarray(Image.open(buffer))
+
+    usual = saved()
+    own: dict[str, Any] = {"image.origin": "lower", "text.usetex": True, "figure.autolayout": True}
+    own |= {"savefig.bbox": "tight", "savefig.facecolor": "red", "savefig.transparent": True}
+    with matplotlib.rc_context(own):
+        before = dict(matplotlib.rcParams)
+        assert np.array_equal(saved(), usual)
+        pages = [answer.figure(0, 0, dpi=60) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda page: page.savefig(io.BytesIO(), format="svg"), 4 * pages))
+        assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.parametrize("name", COLORMAPS)

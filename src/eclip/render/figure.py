@@ -1,7 +1,7 @@
 """Figures for print: letters and outlines as vectors around raster maps, drawn with matplotlib (extra `train`).
 
-A figure is a grid of cells in inches, laid out by hand, so that its width is exactly that of a column. No global state
-of matplotlib is read or changed, so figures can be drawn in threads and beside a user's own.
+A figure is a grid of cells in inches, laid out by hand, so that its width is exactly that of a column. What a user set
+in matplotlib's rcParams does not change it, and they are changed only while a figure is saved, by one thread at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import textwrap
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from eclip.errors import OptionError
 from eclip.registry import one_of
 from eclip.render.colormaps import BAR_GRAY, COLORMAPS, OWN, blend
 from eclip.render.overlay import ABSENT, ALPHA, DIM, UNSURE, paint, view_size
+from eclip.render.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,13 @@ SCRIPTS = (
     *("Noto Sans Devanagari", "Noto Sans Thai", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Unifont"),
 )
 """Fonts for what matplotlib's own does not have, where the system has them."""
+SAVING: dict[str, Any] = {
+    **{"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eclip"},
+    **{"savefig.bbox": "standard", "savefig.facecolor": "auto", "savefig.transparent": False},
+    **{"figure.autolayout": False, "figure.constrained_layout.use": False},  # which saving would turn on
+}
+"""The rcParams under which figures are saved: some of these can be set nowhere else."""
+_ONE_AT_A_TIME = threading.Lock()  # two would restore each other's rcParams, not the user's
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,8 @@ class _Page:
             top += max(panel + _high(SMALL, below), _high(POINTS, beside)) + GAP
         foot = _high(SMALL, max(1, len(self.note)))
         self.height = top + foot + EDGE
-        self.page = _figure()(figsize=(self.width, self.height), dpi=self.dpi, facecolor=self.theme["paper"])
+        size = self.width, self.height
+        self.page = _figure()(figsize=size, dpi=self.dpi, facecolor=self.theme["paper"], layout="none")
         for line, (start, panel) in zip(self.lines, tops, strict=True):
             self._line(line, start, panel)
         for place, text in enumerate(self.note):
@@ -231,7 +241,7 @@ class _Page:
         if cell.values is not None:
             view = paint(view, cell.values, cell.signed, ALPHA * DIM[cell.doubt], level=None, colormap=self.colormap)
         extent = (0, view.width, view.height, 0)
-        axes.imshow(np.asarray(view), extent=extent, aspect="auto", interpolation="nearest")
+        axes.imshow(np.asarray(view), extent=extent, aspect="auto", interpolation="nearest", origin="upper")
         if cell.values is not None and cell.heat is not None:
             heat = heatmap.resize(torch.from_numpy(np.ascontiguousarray(cell.heat)), _coarse(view.size)).numpy()
             if heat.min() < cell.level < heat.max():
@@ -268,7 +278,7 @@ class _Page:
     def _write(self, left: float, top: float, text: str, points: float, ink: str, align: str = "left") -> None:
         at = left / self.width, 1 - (top + points / 72) / self.height
         style: dict[str, Any] = {"color": self.theme[ink], "fontsize": points, "fontfamily": _families()}
-        self.page.text(*at, text, ha=align, va="baseline", parse_math=False, **style)
+        self.page.text(*at, text, ha=align, va="baseline", parse_math=False, usetex=False, **style)
 
 
 def _coarse(size: tuple[int, int]) -> tuple[int, int]:
@@ -284,7 +294,11 @@ def _high(points: float, lines: int) -> float:
 def _wrapped(text: str, room: float, points: float, most: int) -> list[str]:
     """Lines that fit in so many inches, by the mean width of a letter; the last one is shortened."""
     letters = max(4, int(room * 72 / (0.56 * points)))
-    return textwrap.wrap(" ".join(text.split()), letters, max_lines=most, placeholder=" …") if text.strip() else []
+    return (
+        textwrap.wrap(printable(" ".join(text.split())), letters, max_lines=most, placeholder=" …")
+        if text.strip()
+        else []
+    )
 
 
 @cache
@@ -308,7 +322,7 @@ def _figure() -> type[Figure]:
 
     class Vector(Figure):
         def savefig(self, fname: Any, **options: Any) -> None:
-            with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eclip"}):
+            with _ONE_AT_A_TIME, rc_context(SAVING):
                 super().savefig(fname, **{"dpi": self.dpi, **options})
 
     return Vector

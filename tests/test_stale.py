@@ -116,13 +116,16 @@ def test_refinements_and_guides_refuse_a_stale_encoding(dtype: torch.dtype) -> N
         GUIDES["backbone"](Seen([image], ["a"], encoding))
 
 
-def test_the_callers_autocast_changes_no_score() -> None:
+def test_the_callers_autocast_changes_no_score_and_no_emptiness() -> None:
     backbone, image, texts = tiny.kept("vit"), _image(), ["a dog", "grass"]
     plain = eclip.explain(image, texts, model=backbone, method="itsm")
     words = eclip.explain_words(image, texts, model=backbone)
     pairs = eclip.interactions(image, "a dog on grass", model=backbone, points=2)
     with torch.autocast("cpu", torch.bfloat16):
-        np.testing.assert_array_equal(eclip.explain(image, texts, model=backbone, method="itsm").scores, plain.scores)
+        again = eclip.explain(image, texts, model=backbone, method="itsm")
+        np.testing.assert_array_equal(again.scores, plain.scores)
+        assert plain.health is not None and again.health is not None
+        np.testing.assert_array_equal(again.health.emptiness, plain.health.emptiness)
         np.testing.assert_array_equal(eclip.explain_words(image, texts, model=backbone).scores, words.scores)
         found = eclip.interactions(image, "a dog on grass", model=backbone, points=2)
     np.testing.assert_array_equal(found.values, pairs.values)

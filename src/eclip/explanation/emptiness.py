@@ -80,6 +80,7 @@ def emptiness(
     With c the largest cosine of an image's feature with those of the empty images, and m the median cosine between two
     of these: (c - m) / (1 - m), at least 0. NaN if m is above `ALIKE`.
     """
-    between = (empty @ empty.T)[~torch.eye(len(empty), dtype=torch.bool, device=empty.device)].median()
+    with torch.autocast(empty.device.type, enabled=False):  # of the caller
+        between = (empty @ empty.T)[~torch.eye(len(empty), dtype=torch.bool, device=empty.device)].median()
     nearest = cosine(feature, empty).amax(dim=-1)
     return ((nearest - between) / (1 - between)).clamp(0, 1).where(between <= ALIKE, torch.nan)

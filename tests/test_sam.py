@@ -183,7 +183,8 @@ def test_the_prompt_is_chosen(answer: Explanation) -> None:
     seen = Recorder(model)
     answer.only(0).sam((model, processor), k=1, box=False)
     assert [one["input_points"].shape[2] for one in seen.asked] == [2, 2] and "input_boxes" not in seen.asked[0]
-    masks = answer.only(0).sam((model, processor), k=0)
+    masks = answer.only(0).sam((model, processor), k=np.int64(0), box=np.bool_(True))
+    json.dumps(masks.noted_provenance())
     assert "input_points" not in seen.asked[2] and "input_boxes" in seen.asked[2]
     assert (masks.provenance["points"], masks.provenance["box"]) == (0, True)
     nothing = answer.only(0).sam((model, processor), k=0, box=False)

@@ -172,7 +172,7 @@ def sam(
         ModelError: the model is not a SAM, cannot be loaded, or its masks are not finite.
         ImageError: an image is too narrow for SAM.
     """
-    asked = sam_of(model, device)
+    asked, box = sam_of(model, device), bool(box)
     images, texts = (range(count) for count in explanation.scores.shape)
     prompts = tuple(tuple(_prompt(explanation, image, text, k, box) for text in texts) for image in images)
     found = tuple(_found(explanation, image, prompts[image], asked) for image in images)
@@ -181,7 +181,7 @@ def sam(
         "family": asked.family,
         "device": str(asked.weight.device),
         "precision": str(asked.weight.dtype).removeprefix("torch."),
-        "points": k,
+        "points": None if k is None else int(k),
         "box": box,
     }
     return SamMasks(explanation, provenance, prompts, found)

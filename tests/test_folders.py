@@ -143,6 +143,8 @@ def test_a_folder_that_nobody_named_gives_way_to_one_beside_it(
     tiny_name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "eclip-out").mkdir()
+    (tmp_path / "eclip-out" / "b.txt").write_text("not by eclip, and in the way of no name in eclip-out-2")
     for image, printed in (("a.png", "eclip-out/"), ("b.jpg", "eclip-out-2/"), ("a.png", "eclip-out/")):
         done = run("explain", images / image, *ASKED["explain"], "--model", tiny_name)
         assert done.exit_code == 0 and f"-> {printed}{Path(image).stem}.png" in done.stdout

@@ -144,6 +144,7 @@ class Folder:
         """Examine what is already in the folder and check that this run may start there."""
         check_no_other(self.folder)
         self._before = before = Earlier.read(self.folder)
+        self._others = {}
         for name in {path.name for path in self.folder.iterdir()} - (before.files if before else set()):
             self._others.setdefault(name.partition(".")[0].casefold(), []).append(name)
         if self.overwrite:

@@ -86,6 +86,25 @@ def test_pictures_of_an_image_alone(answer: Explanation) -> None:
     assert answer.label("grass") == answer.label(1) == "grass"
 
 
+def test_arrays_and_tensors_of_numbers_are_several(answer: Explanation) -> None:
+    for last in (np.array([1]), torch.tensor([1]), np.flatnonzero([False, True])):
+        assert answer.only(last).sources == answer.sources[1:]
+    assert answer.health is not None and answer.health.only(np.array([1, 0])).presence.shape == (2, 3)
+    with pytest.raises(OptionError, match="image must be a number or a name, got True"):
+        answer.only(np.array([True, False]))
+
+
+def test_health_takes_numbers_of_images_alone(answer: Explanation) -> None:
+    assert answer.health is not None
+    for ask in (answer.health.warnings, answer.health.reasons, answer.health.doubts, answer.health.only):
+        with pytest.raises(
+            OptionError, match=r"image must be a number here, as in warnings\(0, 'a dog'\), got 'a dog'"
+        ):
+            ask("a dog")
+        with pytest.raises(OptionError, match="there is no image 2: there are 2 images"):
+            ask(2)
+
+
 def test_one_is_one_and_a_name_that_several_have_needs_a_number(tiny_name: str, images: Path) -> None:
     with pytest.warns(EqualTextsWarning, match=r"'a dog' \(2 times\)"):
         one = eclip.explain(images / "a.png", ["a dog", "grass", "a dog"], model=tiny_name, method="itsm")

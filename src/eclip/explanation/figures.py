@@ -13,7 +13,7 @@ from eclip.methods import method_names
 from eclip.registry import whole
 from eclip.render.figure import Cell, Line, check_names, columns_in, figure, most_in
 from eclip.results.folder import FIGURES
-from eclip.results.indexing import Which, image_of, number_of
+from eclip.results.indexing import Which, image_of, number_of, several
 from eclip.results.marks import MARK
 from eclip.results.provenance import head_of, maker, refined_by
 
@@ -102,7 +102,7 @@ def _numbers(asked: Any, every: Sequence[int], number: Any) -> list[int]:
     """The numbers of what was asked for: one, several, or None for all."""
     if asked is None:
         return list(every)
-    some = asked if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
+    some = several(asked)
     if not some:
         raise OptionError("a figure needs an image and a text: name them, or leave the argument out for all.")
     return [number(one) for one in some]

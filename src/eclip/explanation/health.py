@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from eclip.errors import OptionError
 from eclip.render import ABSENT, UNSURE
 from eclip.render.html import render
-from eclip.results.indexing import Which, number_of
+from eclip.results.indexing import Which, number_of, several
 
 LEAST_SENSITIVITY = 0.05  # attention has 0; methods that use the text have medians of 0.35 to 1
 LEAST_POLARITY = -0.1  # see the table of docs/health.md
@@ -143,11 +145,16 @@ class Health:
 
     def only(self, images: int | np.integer | Sequence[int]) -> Health:
         """The health of one image or of several, by number."""
-        some = [int(images)] if isinstance(images, int | np.integer) else list(images)
+        some = [self._image(image) for image in several(images)]
         flat = None if self.flat is None else self.flat[some]
         return replace(self, **{name: getattr(self, name)[some] for name in NUMBERS}, flat=flat)
 
     def _image(self, image: int | np.integer) -> int:
+        if isinstance(image, str | Path):
+            raise OptionError(
+                f"image must be a number here, as in warnings(0, 'a dog'), got {image!r}: health does not know the "
+                "names of images."
+            )
         return number_of(image, [""] * len(self.presence), "image")
 
     def _flagged(self, name: str) -> Bool[np.ndarray, "image text"]:

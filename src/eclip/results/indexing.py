@@ -6,6 +6,7 @@ import difflib
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,10 +72,18 @@ def images_of(which: Which | Sequence[Which], sources: Sequence[str], texts: Seq
     Raises:
         OptionError: none is named, there is no such image, or several have that name.
     """
-    some = which if isinstance(which, Sequence) and not isinstance(which, str) else [which]
+    some = several(which)
     if not some:
         raise OptionError("at least one image is needed: name it by number, path or file name.")
     return [image_of(one, sources, texts) for one in some]
+
+
+def several(which: Any) -> Sequence[Any]:
+    """What was asked for, one or several, as a sequence; arrays and tensors of one axis are several."""
+    if isinstance(which, Sequence) and not isinstance(which, str):
+        return which
+    listed: list[Any] = which.tolist() if getattr(which, "ndim", 0) == 1 else [which]
+    return listed
 
 
 def image_and_text(image: Which, text: Which | None, sources: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:

@@ -379,6 +379,13 @@ def test_what_the_functions_on_tensors_refuse() -> None:
     heat = eclip.heatmaps(maps, (8, 8))
     cases: list[tuple[Any, type[EclipError], str]] = [
         (lambda: eclip.heatmaps(maps, (0, 8)), OptionError, r"size must be \(height, width\)"),
+        (lambda: eclip.heatmaps(maps, 8), OptionError, r"size must be \(height, width\), whole numbers .*, got 8"),
+        (lambda: eclip.heatmaps(maps, (8.0, 8.0)), OptionError, r"size must be .*, got \(8\.0, 8\.0\)"),
+        (lambda: eclip.heatmaps(maps.numpy(), (8, 8)), ShapeError, "maps must be a torch tensor, got ndarray"),
+        (lambda: eclip.heatmaps(maps, (8, 8), np.zeros((1, 2), bool)), ShapeError, "flat must be a torch tensor"),
+        (lambda: eclip.heatmaps(maps, (8, 8), torch.zeros(1, 2)), ShapeError, "one boolean for each map"),
+        (lambda: eclip.masks(heat.numpy()), ShapeError, "heat maps must be a torch tensor, got ndarray"),
+        (lambda: eclip.boxes(heat[0, 0].numpy() > 0.5), ShapeError, "a mask must be a torch tensor"),
         (lambda: eclip.heatmaps(maps / 0, (8, 8)), EclipError, "NaN or infinite"),
         (lambda: eclip.heatmaps(maps, (8, 8), torch.tensor([True])), ShapeError, r"flat must be \(1, 2\).*got \(1,\)"),
         (lambda: eclip.masks(maps), EclipError, r"masks takes heat maps in \[0, 1\].*eclip.heatmaps first"),

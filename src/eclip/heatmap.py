@@ -103,8 +103,7 @@ def resize(
         EclipError: a value is NaN or infinite, or a map has no cells.
     """
     _require_finite(maps)
-    if min(size) < 1:
-        raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
+    _check_size(size)
     maps = maps.float()
     stack = maps.flatten(0, -3)[:, None] if maps.ndim > 2 else maps[None, None]  # map 1 row col
     resized = interpolate(stack, size, mode="bilinear").reshape(*maps.shape[:-2], *size)
@@ -223,8 +222,7 @@ def points(
     """
     if k is not None and not (isinstance(k, numbers.Real) and k >= 0 and float(k).is_integer()):
         raise OptionError(f"points needs a whole number k >= 0 or None, got {k!r}.")
-    if min(size) < 1:
-        raise OptionError(f"size must be (height, width) of at least 1 each, got {size}.")
+    _check_size(size)
     rows, cols = (max(1, side // 2) for side in scores.shape)
     halved = normalize(resize(scores, (rows, cols))).flatten()
     count = min(int((halved >= threshold).sum()), len(halved) // 2) if halved.any() else 0
@@ -241,6 +239,15 @@ def points(
 def is_share(value: object) -> bool:
     """Whether it is a number in [0, 1]."""
     return isinstance(value, numbers.Real) and 0 <= float(value) <= 1
+
+
+def _check_size(size: Any) -> None:
+    if not (isinstance(size, tuple | list) and len(size) == 2 and all(_is_side(side) for side in size)):
+        raise OptionError(f"size must be (height, width), whole numbers of at least 1, got {size!r}.")
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, numbers.Integral) and int(side) >= 1
 
 
 def _require_finite(maps: torch.Tensor) -> None:

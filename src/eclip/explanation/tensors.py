@@ -106,12 +106,15 @@ def heatmaps(
 
     Raises:
         OptionError: the size is not positive.
-        ShapeError: `flat` is not one value for each map.
+        ShapeError: the maps are no tensor (..., row, col), or `flat` is not one boolean for each of them.
         EclipError: a value is NaN or infinite, or a map has no cells.
     """
+    _check_tensor(maps, "maps")
     if flat is not None:
-        if flat.shape != maps.shape[:-2]:
-            raise ShapeError(f"flat must be {tuple(maps.shape[:-2])}, one for each map, got {tuple(flat.shape)}.")
+        _check_tensor(flat, "flat")
+        if flat.dtype != torch.bool or flat.shape != maps.shape[:-2]:
+            given = f"{tuple(flat.shape)} of {flat.dtype}"
+            raise ShapeError(f"flat must be {tuple(maps.shape[:-2])}, one boolean for each map, got {given}.")
         maps = maps.where(~flat.to(maps.device)[..., None, None], 0)
     return heatmap.resize(heatmap.normalize(maps.float()), size)
 
@@ -131,8 +134,10 @@ def masks(
 
     Raises:
         OptionError: the threshold is neither.
+        ShapeError: the heat maps are no tensor (..., height, width).
         EclipError: a value is outside [0, 1] or NaN, or there is none.
     """
+    _check_tensor(heat, "heat maps")
     heat = heat.detach().float()
     if heat.numel() and not (heat.amin() >= 0 and heat.amax() <= 1):
         given = f"{float(heat.amin())} to {float(heat.amax())}"
@@ -161,12 +166,21 @@ def boxes(mask: Bool[Tensor, "height width"], *, min_area: float | None = None) 
         ShapeError: it is not one mask of booleans.
         OptionError: min_area is outside its range.
     """
+    _check_tensor(mask, "a mask")
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ShapeError(
             f"boxes takes one mask (height, width) of booleans, got {mask.dtype} {tuple(mask.shape)}: make masks with "
             "eclip.masks, and pass one at a time."
         )
     return torch.from_numpy(heatmap.boxes(mask.cpu().numpy(), min_area=min_area)).to(mask.device)
+
+
+def _check_tensor(values: object, name: str) -> None:
+    if not isinstance(values, Tensor):
+        raise ShapeError(
+            f"{name} must be a torch tensor, got {type(values).__name__}: pass torch.from_numpy(array), or use the "
+            "methods of the Explanation, which return arrays."
+        )
 
 
 def number_of_threshold(threshold: Threshold) -> float | None:

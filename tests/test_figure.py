@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -131,6 +132,12 @@ def test_signed_maps_diverge_whatever_the_colormap() -> None:
     plain = _by_hand([[-1, 0], [0, 3]], (32, 32))
     own, other = (plain.figure(colormap=name, dpi=60).axes[1].images[0].get_array() for name in ("eclip", "viridis"))
     assert not np.array_equal(own, other)
+
+
+def test_control_characters_leave_an_svg_readable() -> None:
+    cell = Cell(Image.new("RGB", (32, 32)), title="a \x1b[1mdog\0")
+    figure([Line([cell])], width=1, dpi=30).savefig(buffer := io.BytesIO(), format="svg")
+    assert "dog" in "".join(ElementTree.fromstring(buffer.getvalue()).itertext())
 
 
 def test_a_flat_map_has_no_outline() -> None:

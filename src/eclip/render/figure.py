@@ -294,11 +294,7 @@ def _high(points: float, lines: int) -> float:
 def _wrapped(text: str, room: float, points: float, most: int) -> list[str]:
     """Lines that fit in so many inches, by the mean width of a letter; the last one is shortened."""
     letters = max(4, int(room * 72 / (0.56 * points)))
-    return (
-        textwrap.wrap(printable(" ".join(text.split())), letters, max_lines=most, placeholder=" …")
-        if text.strip()
-        else []
-    )
+    return textwrap.wrap(printable(" ".join(text.split())), letters, max_lines=most, placeholder=" …")
 
 
 @cache

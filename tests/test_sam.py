@@ -178,7 +178,7 @@ def test_an_image_that_vanishes_when_resized_is_refused() -> None:
     assert sam_of(tiny_sam.pair("sam2"), None).encode(Image.new("RGB", (300, 1))).size == (300, 1)
 
 
-def test_the_prompt_is_chosen(answer: Explanation) -> None:
+def test_the_prompt_is_chosen(answer: Explanation, shapes_unchecked: None) -> None:
     model, processor = tiny_sam.pair("sam")
     seen = Recorder(model)
     answer.only(0).sam((model, processor), k=1, box=False)

@@ -49,7 +49,7 @@ SCRIPTS = (
     *("Noto Sans Devanagari", "Noto Sans Thai", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Unifont"),
 )
 """Fonts for what matplotlib's own does not have, where the system has them."""
-SAVING: dict[str, Any] = {
+SAVING: Any = {
     **{"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "eclip"},
     **{"savefig.bbox": "standard", "savefig.facecolor": "auto", "savefig.transparent": False},
     **{"figure.autolayout": False, "figure.constrained_layout.use": False},  # which saving would turn on
@@ -198,8 +198,8 @@ class _Page:
             top += max(panel + _high(SMALL, below), _high(POINTS, beside)) + GAP
         foot = _high(SMALL, max(1, len(self.note)))
         self.height = top + foot + EDGE
-        size = self.width, self.height
-        self.page = _figure()(figsize=size, dpi=self.dpi, facecolor=self.theme["paper"], layout="none")
+        style: dict[str, Any] = {"facecolor": self.theme["paper"], "layout": "none"}
+        self.page = _figure()(figsize=(self.width, self.height), dpi=self.dpi, **style)
         for line, (start, panel) in zip(self.lines, tops, strict=True):
             self._line(line, start, panel)
         for place, text in enumerate(self.note):

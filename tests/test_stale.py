@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,30 @@ def test_another_hook_at_the_same_address_is_another_model() -> None:
         handle.remove()
         del scaled, handle
         torch.testing.assert_close(found, expected, msg=f"factor {factor}")
+
+
+@pytest.mark.parametrize("added", ["module", "hook"])
+def test_training_mode_and_what_hooks_store_are_no_change(added: str) -> None:
+    backbone = _wrapped()
+    mlp = backbone.model.visual.transformer.resblocks[3].mlp
+    if added == "hook":
+        mlp.register_forward_hook(lambda module, _, output: setattr(module, "norm_seen", float(output.norm())))
+    else:
+        mlp.c_fc = _Own(mlp.c_fc)
+    backbone.model.train()
+    encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=None)
+    eclip.encode(backbone, tiny.pixels(backbone, seed=1), keep=0)
+    assert eclip.METHODS["legrad"](encoding, tiny.texts(backbone)).isfinite().all()
+    assert torch.equal(copy.deepcopy(encoding).tokens, encoding.tokens)
+
+
+class _Own(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
 
 
 def test_texts_of_before_do_not_meet_images_of_after() -> None:

@@ -90,8 +90,9 @@ def fingerprint(*roots: nn.Module) -> State:
         if kind not in foreign:
             foreign[kind] = not of_host(kind)
         found.append(module)
+        read = _READ - {float} if own["_forward_hooks"] or own["_forward_pre_hooks"] else _READ  # a hook may store some
         for value in own.values():
-            if type(value) in _READ:
+            if type(value) in read:
                 found.append(value if type(value) is float else Same(value))
         if "forward" in own:
             found.append(Same(own["forward"]))
@@ -129,7 +130,8 @@ def _settings(kind: type[nn.Module], own: dict[str, Any]) -> str:
     Except for adapters, integers and lists are left out, since they may count passes or store activations.
     """
     simple = (bool, int, float, str, list, tuple, dict) if kind.__module__.startswith(ADAPTED) else (bool, float, str)
-    return str({key: value for key, value in own.items() if isinstance(value, simple) and not key.endswith("hooks")})
+    named = {key: value for key, value in own.items() if key != "training" and not key.endswith("hooks")}
+    return str({key: value for key, value in named.items() if isinstance(value, simple)})
 
 
 def identity(backbone: Backbone, head: nn.Module | None) -> dict[str, str]:
@@ -162,7 +164,7 @@ def structure(*roots: nn.Module) -> str:
     """
     lines = []
     for path, module in modules_of(*roots):
-        kind, own = type(module), {key: one for key, one in module.__dict__.items() if key != "training"}
+        kind, own = type(module), module.__dict__
         added = [one for name in HOOKS[:2] for one in own[name].values()]
         added += [own["forward"]] if "forward" in own else []
         names = [getattr(one, "__qualname__", type(one).__qualname__) for one in added]

@@ -39,7 +39,8 @@ def resolve_device(device: Device | None) -> torch.device:
         )
     if where.type == "cpu":
         return torch.device("cpu")
-    if (where.index or 0) >= (count := torch.cuda.device_count()):
+    count = torch.cuda.device_count()
+    if not 0 <= (where.index or 0) < count:  # torch reads 200 as -56
         raise DeviceError(
             f"device {name!r} is not available: torch {torch.__version__} sees {count} CUDA devices. Use 'cpu'."
         )

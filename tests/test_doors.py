@@ -26,7 +26,7 @@ import openai_clip
 import tiny
 from eclip.backbones import catalog, load
 from eclip.backbones.unwrapped import unwrapped
-from eclip.errors import DeviceError, ModelError, NotApplicableError, OptionError, UnsupportedTowerError
+from eclip.errors import DeviceError, ModelError, NotApplicableError, OptionError, TextError, UnsupportedTowerError
 
 COLORS = {"mean": tiny.MEAN, "std": tiny.STD}
 
@@ -300,6 +300,8 @@ def test_a_number_is_a_cuda_device(device: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceError, match=r"is not available: torch .* sees 0 CUDA devices"):
         load.resolve_device(device)
+    with pytest.raises(DeviceError, match=r"'cuda:200' is not available.*sees 0 CUDA"):
+        load.resolve_device(200)
     with pytest.raises(DeviceError, match="sees 0 CUDA"):  # 0 is no None
         eclip.explain(np.zeros((9, 9, 3), np.uint8), "a dog", device=device)
 
@@ -351,3 +353,10 @@ def test_reprs_are_one_short_line(image: Image.Image) -> None:
 def test_the_door_leaves_other_objects_alone() -> None:
     given = object()
     assert unwrapped(given) is given
+
+
+def test_a_mean_of_pixels_to_255_and_a_text_alone_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"mean must be that of pixels in \[0, 1\], got .*divide mean and std by 255"):
+        eclip.wrap(tiny.model("vit"), mean=(122.8, 116.7, 104.1), std=(68.5, 66.6, 70.3))
+    with pytest.raises(TextError, match=r"got the single text 'a dog': write \['a dog'\]"):
+        tiny.backbone("vit").encode_text("a dog")

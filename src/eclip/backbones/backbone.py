@@ -22,7 +22,7 @@ from eclip.backbones.host import named_weights
 from eclip.backbones.preprocess import Preprocess
 from eclip.backbones.state import State, whole_state
 from eclip.backbones.text_tower import TextTower
-from eclip.errors import LOAD_WHOLE, ModelError
+from eclip.errors import LOAD_WHOLE, ModelError, TextError
 
 Positions = str
 IN_A_WORKER = (
@@ -219,7 +219,14 @@ class Backbone:
         return self.preprocess.grid_for(size, image_size, resize)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text feature"]:
-        """The model's own text features, not normalized, without a template; ModelError if they are not finite."""
+        """The model's own text features, not normalized, without a template.
+
+        Raises:
+            TextError: a single text, not in a list.
+            ModelError: a feature is not finite.
+        """
+        if isinstance(texts, str):
+            raise TextError(f"texts must be a list of texts, got the single text {texts!r}: write [{texts!r}].")
         with eval_no_grad(self.model):
             features = self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
         if not bool(features.isfinite().all()):

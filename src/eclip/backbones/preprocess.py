@@ -59,7 +59,7 @@ def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> di
     `missing` is the error message if neither has mean and std.
 
     Raises:
-        OptionError: there is no mean or std, or a value is invalid.
+        OptionError: there is no mean or std, or a value is invalid, such as a mean above 1.
     """
     mean, std, interpolation = (recorded.get(name) if given[name] is None else given[name] for name in COLORS)
     if mean is None or std is None:
@@ -67,6 +67,8 @@ def settled(given: dict[str, Any], recorded: dict[str, Any], missing: str) -> di
     interpolation = "bicubic" if interpolation is None else interpolation
     one_of(interpolation, "interpolation", INTERPOLATIONS)
     mean, std = _three("mean", mean), _three("std", std)
+    if max(mean) > 1:
+        raise OptionError(f"mean must be that of pixels in [0, 1], got {mean}: divide mean and std by 255.")
     if min(std) <= 0:
         raise OptionError(f"std must be positive for each color, got {std}.")
     return {"mean": mean, "std": std, "interpolation": interpolation}

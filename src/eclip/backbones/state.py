@@ -90,9 +90,8 @@ def fingerprint(*roots: nn.Module) -> State:
         if kind not in foreign:
             foreign[kind] = not of_host(kind)
         found.append(module)
-        read = _READ - {float} if own["_forward_hooks"] or own["_forward_pre_hooks"] else _READ  # a hook may store some
         for value in own.values():
-            if type(value) in read:
+            if type(value) in _READ:
                 found.append(value if type(value) is float else Same(value))
         if "forward" in own:
             found.append(Same(own["forward"]))

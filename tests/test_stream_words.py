@@ -33,7 +33,8 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"resize": "keep"}, {"method": "chefer", "depth": 2}, {"method": "leave_one_out"}]
+    "more",
+    [{}, {"resize": "keep", "positions": "bilinear"}, {"method": "chefer", "depth": 2}, {"method": "leave_one_out"}],
 )
 def test_rows_hold_what_explain_words_returns(source: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     good = [path for path in sorted(source.iterdir()) if path.stem not in ("03", "09")]

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ def _task(name: str, backbone: eclip.Backbone, pixels: torch.Tensor, text: torch
     if name == "encode_image":
         return lambda: backbone.model.encode_image(pixels)
     method = eclip.METHODS[name]
-    return lambda: method(eclip.encode(backbone, pixels, keep=method.keep), text)
+    encode = partial(eclip.encode, backbone, pixels, keep=method.keep, graph=None if method.graph else 0)
+    return lambda: method(encode(), text)
 
 
 def _time(

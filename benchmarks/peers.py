@@ -212,7 +212,7 @@ def _ours(name: str, backbone: eclip.Backbone, pixels: Tensor, text: Tensor) -> 
     method = eclip.METHODS[name]
 
     def run() -> object:
-        [maps] = method(eclip.encode(backbone, pixels, keep=method.keep), text)
+        [maps] = method(eclip.encode(backbone, pixels, keep=method.keep, graph=None if method.graph else 0), text)
         return [heatmap.resize(heatmap.normalize(one), (GRID * PATCH, GRID * PATCH)) for one in maps]
 
     return run

@@ -22,7 +22,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.blocks import attention, finish
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.pool import pool_tokens
-from eclip.errors import KeepError, NotApplicableError, OptionError
+from eclip.errors import GradientError, KeepError, NotApplicableError, OptionError
 from eclip.methods import METHODS
 from eclip.methods.gradcam import trunk_slope
 
@@ -357,6 +357,50 @@ def test_the_last_block_runs_one_row_a_text_alone(name: str) -> None:
         METHODS[name].function(encoding, tiny.texts(backbone, 5))
     handle.remove()
     assert shapes == [(2, 5, 32)], "(image, text, channel): no patch goes through the MLP again"
+
+
+@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.long(every=5)
+def test_graphs_of_encode_change_no_bit(family: str) -> None:
+    backbone = tiny.backbone(family)
+    pixels, text = tiny.pixels(backbone), tiny.texts(backbone)
+    plain, graphs = (eclip.encode(backbone, pixels, graph=count) for count in (0, None))
+    tensors = [(one.feature, one.tokens, *one.inputs) for one in (plain, graphs)]
+    assert all(map(torch.equal, *tensors)) and not any(tensor.requires_grad for tensor in tensors[1])
+    for depth in (1, 3, None):
+        maps = [METHODS["legrad"](one, text, depth=depth) for one in (plain, graphs)]
+        assert torch.equal(*maps) and maps[0].std() > 0
+
+
+@pytest.mark.parametrize(("family", "graph", "passes"), [("vit", 2, 1), ("vit", 0, 2), ("vit, average pool", 2, 0)])
+def test_legrad_runs_no_mlp_whose_graph_is_known(family: str, graph: int, passes: int) -> None:
+    backbone = tiny.backbone(family)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=2, graph=graph)
+    METHODS["legrad"](encoding, tiny.texts(backbone))  # its blocks are checked at first use alone
+    calls: list[int] = []
+    for block in backbone.model.visual.transformer.resblocks:
+        block.mlp.c_fc.register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        METHODS["legrad"].function(encoding, tiny.texts(backbone))
+    assert len(calls) == passes
+
+
+class _NoDerivative(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_a_graph_that_is_refused_is_refused_by_the_method_alone() -> None:
+    backbone = tiny.backbone("vit")
+    norm = backbone.model.visual.transformer.resblocks[-2].ln_2
+    other = _NoDerivative(norm.normalized_shape[0])
+    other.load_state_dict(norm.state_dict())
+    backbone.model.visual.transformer.resblocks[-2].ln_2 = other
+    encoding = eclip.encode(backbone, tiny.pixels(backbone), graph=2)
+    assert METHODS["surgery"](encoding, tiny.texts(backbone)).isfinite().all()
+    with pytest.raises(GradientError, match="layer_norm"):
+        METHODS["legrad"](encoding, tiny.texts(backbone))
 
 
 @pytest.mark.parametrize(("name", "options"), [("legrad", {}), ("chefer", {"depth": 2}), ("gradcam", {"depth": 2})])

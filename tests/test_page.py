@@ -782,3 +782,62 @@ def test_the_api_page_lists_every_address(browser: Any, server: Served) -> None:
     assert sorted(shown) == sorted(f"{way.upper()} {path}" for path, ways in described.items() for way in ways)
     assert sent and not any("authorization" in one for one in sent)
     context.close()
+
+
+def test_a_part_of_one_image_is_found_in_another(page: Any, server: Served, tmp_path: Path) -> None:
+    look_at(page, "elephant.jpg")
+    page.click("#example")
+    box = page.locator("#picker").bounding_box()
+    corners = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in ((0.25, 0.2), (0.75, 0.9))]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=4)
+    assert page.locator("#region").is_visible()
+    page.mouse.up()
+    answered(page)
+    chip = page.locator("#chips li").last
+    assert chip.locator("[aria-pressed=true]").count() == 1 and "like elephant.jpg" in chip.inner_text()
+    colors = "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data]"
+    assert np.std(chip.locator("canvas").evaluate(colors)) > 20
+    name = chip.locator(".chip").get_attribute("title")
+    region = [int(side) for side in name.rpartition(":")[2].split(",")]
+    with Image.open(EXAMPLES / "elephant.jpg") as image:
+        width, height = image.size
+    np.testing.assert_allclose(region, [0.25 * width, 0.2 * height, 0.75 * width, 0.9 * height], atol=2)
+    look_at(page, "street.jpg", texts=False)
+    answered(page)
+    assert page.locator("#chips canvas").count() == 1 and "whether an example is in the image" in page.inner_text(
+        "#health"
+    )
+    page.click("#tab-words")
+    assert "has no words" in page.inner_text("#words")
+    page.click("#tab-export")
+    texts = [
+        one for one in page.evaluate("[...document.querySelectorAll('#versus option')].map(one => one.value)") if one
+    ]
+    assert texts[-1] == name and f"--like={name.removeprefix('like ')}" in page.inner_text("#command")
+    r = eclip.explain(EXAMPLES / "street.jpg", [*texts[:-1], eclip.like(f"{EXAMPLES}/elephant.jpg", box=region)])
+    score = page.locator("#chips li").last.locator(".score").inner_text()
+    assert float(score) == pytest.approx(float(r.scores[0, -1]), abs=6e-4)
+    page.wait_for_url("**image=example-street**")
+    assert "like" not in page.url
+
+
+def test_an_image_sent_for_an_example_is_sent_again(page: Any, server: Served, tmp_path: Path) -> None:
+    page.set_input_files("#file", large("cat.jpg", tmp_path))
+    page.wait_for_selector("body.has-image")
+    page.click("#example")
+    page.keyboard.press("Enter")
+    answered(page)
+    look_at(page, "street.jpg", texts=False)
+    answered(page)
+    for held in [one for one in server.state.store._held.values() if not one.stays]:
+        server.state.store.forget(held.id)
+    page.fill("#text", "a keyboard")
+    page.press("#text", "Enter")
+    answered(page)
+    assert page.locator("#chips li").count() == 2 and not page.query_selector("#text-error .error")
+    page.click("#example")
+    page.keyboard.press("Escape")
+    assert page.locator("#picker").is_hidden() and page.locator("#example").get_attribute("aria-pressed") == "false"
+    page.said.clear()  # the browser logs the 404

@@ -283,6 +283,50 @@ def test_the_command_and_the_python_lines_repeat_the_answer(
     np.testing.assert_array_equal(scope["r"].maps[0], maps)
 
 
+def test_examples_are_those_of_like(
+    server: Served, images: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_bytes((images / name).read_bytes())
+    own, other = (upload(server, (tmp_path / name).read_bytes(), name)["id"] for name in ("a.png", "b.jpg"))
+    asked = ["a dog", {"like": other, "box": [2, 3, 30, 20]}, {"like": own}]
+    texts = ["a dog", eclip.like("b.jpg:2,3,30,20"), eclip.like("a.png")]
+    settings: dict[str, Any] = {"method": "maskclip", "versus": "like a.png"}
+    answer = ask(server, "explain", images=[own], texts=asked, **settings)["images"][0]
+    r = eclip.explain("a.png", texts, model=tiny_name, **settings)
+    np.testing.assert_array_equal(unpacked(answer["maps"]), r.maps[0])
+    assert [one["text"] for one in answer["texts"]] == ["a dog", "like b.jpg:2,3,30,20", "like a.png"]
+    assert answer["texts"][1]["health"]["presence"] is None
+    scope: dict[str, Any] = {}
+    exec(answer["repeat"]["python"], scope)
+    np.testing.assert_array_equal(scope["r"].maps, r.maps)
+    assert answer["repeat"]["command"] == r.provenance["command"]
+    compared = ask(server, "compare", image=own, texts=asked, methods=["maskclip", "itsm"])
+    np.testing.assert_array_equal(
+        unpacked(compared["rows"][0]["maps"]), eclip.explain("a.png", texts, model=tiny_name, method="maskclip").maps[0]
+    )
+
+
+def test_examples_of_equal_names_are_named(server: Served, images: Path) -> None:
+    own, other = (upload(server, (images / name).read_bytes(), "image.png")["id"] for name in ("a.png", "b.jpg"))
+    two: list[dict[str, Any]] = [{"like": own}, {"like": other}]
+    refused(server.client.post(f"{API}explain", json={"images": [own], "texts": two}), 400, "have the name 'like image")
+    two[1]["name"] = "mug"
+    answer = ask(server, "explain", images=[own], texts=two, method="itsm")["images"][0]
+    assert [one["text"] for one in answer["texts"]] == ["like image.png", "mug"]
+    assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='mug')" in answer["repeat"]["python"]
+    for query, status, words in (
+        ({"like": own, "box": [0, 0, 9999, 9]}, 400, ["OptionError", "is not inside the image"]),
+        ({"like": own, "box": [0, 0, 9]}, 422, ["texts.0"]),
+        ({"like": "unknown"}, 404, ["UnknownImage"]),
+    ):
+        refused(server.client.post(f"{API}explain", json={"images": [own], "texts": [query]}), status, *words)
+    many = {"images": [own], "texts": [{"like": own, "name": f"{number}"} for number in range(17)]}
+    refused(server.client.post(f"{API}explain", json=many), 422, "at most 16 of them may be examples, got 17")
+    refused(server.client.post(f"{API}words", json={"image": own, "text": two[0]}), 422, "text")
+
+
 def test_the_python_lines_name_the_head(
     tiny_folder: Path, tiny_name: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

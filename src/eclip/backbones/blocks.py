@@ -118,11 +118,29 @@ def finish(
 
 def finish_mean(block: Block, x: Tokens, mixed: Heads) -> Float[Tensor, "image output"]:
     """As `finish`, averaged over tokens. An affine second half of the MLP runs on the mean, once for all tokens."""
+    split = _finish_half(block, x, mixed)
+    if split is None:
+        return finish(block, x, mixed).mean(dim=1)
+    x, hidden, narrow = split
+    return x.mean(dim=1) + narrow(hidden.mean(dim=1))
+
+
+def finish_both(block: Block, x: Tokens, mixed: Heads) -> tuple[Tokens, Tensor] | None:
+    """The values of `finish` and the graph of `finish_mean`, at the cost of one; None if the MLP has no halves."""
+    split = _finish_half(block, x, mixed)
+    if split is None:
+        return None
+    x, hidden, narrow = split
+    return x.detach() + narrow(hidden.detach()).detach(), x.mean(dim=1) + narrow(hidden.mean(dim=1))
+
+
+def _finish_half(block: Block, x: Tokens, mixed: Heads) -> tuple[Tensor, Tensor, Fn] | None:
+    """Tokens after attention, the MLP's hidden layer, and the affine rest of the MLP, if it has one."""
     halves = None if block.halves is None else block.halves()
     if halves is None or block.norm2 is None:
-        return finish(block, x, mixed).mean(dim=1)
+        return None
     (widen, narrow), x = halves, x + block.out(mixed) if block.residual else block.out(mixed)
-    return x.mean(dim=1) + narrow(widen(block.norm2(x)).mean(dim=1))
+    return x, widen(block.norm2(x)), narrow
 
 
 def add_mlp(block: Block, x: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from eclip.backbones.agreement import agrees, check_blocks, check_tokens, check_tower
 from eclip.backbones.backbone import Backbone, Positions
-from eclip.backbones.blocks import Block, Heads, Tokens, finish, mix, run_first
+from eclip.backbones.blocks import Block, Heads, Tokens, finish, finish_both, finish_mean, mix, run_first
 from eclip.backbones.choices import DEFAULT_POSITIONS, POSITIONS
 from eclip.backbones.eval_no_grad import eval_no_grad
+from eclip.backbones.gradients import gradients
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
-from eclip.errors import KeepError, NotApplicableError, ShapeError, StaleEncodingError
+from eclip.errors import AlteredModelError, GradientError, KeepError, NotApplicableError, ShapeError, StaleEncodingError
 from eclip.registry import one_of, whole
 
 WALKED = 6
@@ -171,6 +172,16 @@ class Encoding:
         known = self._known(block, x) if block.residual else None  # a pool's values would have positions
         return block.value(block.norm1(x)) if known is None else known[2]
 
+    def mean_output(self, block: Block, x: Tokens, qkv: tuple[Heads, Heads, Heads]) -> tuple[Heads, Tensor]:
+        """The values that a block's queries gather, and the mean of its output tokens (image, output) in their graph.
+
+        Call it inside `gradients`; that of the last blocks may be known from `encode`.
+        """
+        with torch.no_grad():
+            known = self._known(block, x) and self.memo.get((block, "mean"))
+            mixed = known[0] if known else mix(block, *qkv)
+        return known or (mixed.requires_grad_(), finish_mean(block, x, mixed))
+
     def _known(self, block: Block, x: Tokens) -> tuple[Heads, Heads, Heads] | None:
         own = any(x is one and block is known for one, known in zip(self.inputs[::-1], self.blocks[::-1], strict=False))
         return self.memo.get(block) if own and not torch.is_grad_enabled() else None
@@ -185,6 +196,7 @@ def encode(
     pixels: Float[Tensor, "image 3 height width"],
     keep: SupportsIndex | None = None,
     positions: Positions = DEFAULT_POSITIONS,
+    graph: SupportsIndex | None = 0,
 ) -> Encoding:
     """Run the image tower once, with the model's own attention, under no_grad and in evaluation mode.
 
@@ -196,13 +208,16 @@ def encode(
         positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
             timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
             (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
+        graph: how many of these blocks keep an autograd graph of their MLP, seven times the memory of their input, so
+            that `legrad` does not run it again; None = all. No value depends on it.
 
     Raises:
         ShapeError: pixels are not (image, 3, height, width), or a side is not a multiple of the patch.
-        OptionError: keep is negative or positions is unknown.
+        OptionError: keep or graph is negative, or positions is unknown.
         AlteredModelError: the host's own forward pass gives a different feature, for example because of a hook.
     """
     keep = None if keep is None else whole(keep, "keep", "None or a whole number", least=0)
+    graph = keep if graph is None else whole(graph, "graph", "None or a whole number", least=0)
     one_of(positions, "positions", POSITIONS)
     grid = _grid_of(backbone, pixels)
     pixels = pixels.to(device=backbone.weight.device, dtype=backbone.weight.dtype)
@@ -211,6 +226,7 @@ def encode(
         x, trunk = backbone.embed(pixels, grid, positions)
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
+        graphs = max(first, 0 if graph is None else len(blocks) - graph)
         walked = len(blocks) - WALKED  # whatever `keep` is, so that the bits do not depend on it
         inputs, entry, row, memo = [], None, None, dict[Hashable, Any]()
         for index, block in enumerate(blocks):
@@ -226,8 +242,13 @@ def encode(
                     memo[block] = heads
                 if lone:
                     row = run_first(block, x, *heads)
+                    continue
+                mixed = mix(block, *heads)
+                both = _finish_both(backbone, block, x, mixed) if index >= max(graphs, walked) else None
+                if both is None:
+                    x = finish(block, x, mixed)
                 else:
-                    x = finish(block, x, mix(block, *heads))
+                    x, memo[block, "mean"] = both[0], (mixed, both[1])
             else:
                 x = block.forward(x)
         check_tokens(backbone, blocks, x, backbone.prefix + grid.row * grid.col)
@@ -272,6 +293,15 @@ def encode_with_graph(encoding: Encoding, pixels: Float[Tensor, "image 3 height 
         trunk=trunk,
         memo={},
     )
+
+
+def _finish_both(backbone: Backbone, block: Block, x: Tokens, mixed: Heads) -> tuple[Tokens, Tensor] | None:
+    """As `finish_both`, from the values gathered; None if the graph is refused, which is for the method to say."""
+    try:
+        with gradients(backbone):
+            return finish_both(block, x, mixed.requires_grad_())
+    except (AlteredModelError, GradientError):
+        return None
 
 
 def _walks(backbone: Backbone, state: State, blocks: tuple[Block, ...], index: int, x: Tokens) -> bool:

@@ -27,7 +27,7 @@ from eclip.errors import DataError, ImageError, NotApplicableError, OptionError
 from eclip.evaluation.checks import nothing_shown
 from eclip.evaluation.protocols import Protocol
 from eclip.evaluation.store import BatchResult
-from eclip.explanation.query import blocks_to_keep, since
+from eclip.explanation.query import blocks_to_keep, graphs_to_keep, since
 from eclip.heatmap import flat
 from eclip.methods import METHODS
 from eclip.refinements import REFINEMENTS
@@ -107,7 +107,7 @@ class EvaluationQuery:
         for group in groups.values():
             pixels = view.pixels(self.backbone, [one.image for one in group])
             start = time.perf_counter()
-            encoding = encode(self.backbone, pixels, self.keep, view.positions)
+            encoding = encode(self.backbone, pixels, self.keep, view.positions, graphs_to_keep(self.methods))
             yield group, encoding, since(start, self.backbone)
 
     def by_method(

@@ -101,6 +101,7 @@ class Query:
             make = partial(Checkup, backbone, self.texts, self.text, self.templates, view, **more)
             self.checkup, self.setup = self.timed(make)
         self.keep = blocks_to_keep(methods, refine, KEEP if health is True else 0)
+        self.graph = graphs_to_keep(methods)
 
     def check_state(self) -> None:
         """Raise StaleEncodingError if the model's text side has changed since it encoded the texts."""
@@ -150,7 +151,8 @@ class Query:
         on_method: Callable[[str], None] | None = None,
     ) -> dict[str, Explanation]:
         """As `answer`, for preprocessed images: their names, the images or where they can be read again, and sizes."""
-        encoding, forward = self.timed(lambda: encode(self.backbone, pixels, self.keep, self.view.positions))
+        run = partial(encode, self.backbone, pixels, self.keep, self.view.positions, self.graph)
+        encoding, forward = self.timed(run)
         return self.answer_encoding(encoding, named, not_applicable, on_method, forward=forward)
 
     def answer_encoding(
@@ -258,6 +260,11 @@ def blocks_to_keep(methods: dict[str, dict[str, Any]], refine: str | None, least
     keeps = [METHODS[name].keep_for(options) for name, options in methods.items()]
     keeps += [least] if refine is None else [least, REFINEMENTS[refine].keep]
     return None if None in keeps else max(keep for keep in keeps if keep is not None)
+
+
+def graphs_to_keep(methods: dict[str, dict[str, Any]]) -> int | None:
+    """How many of these blocks an Encoding keeps with their autograd graph; None = all."""
+    return blocks_to_keep({name: options for name, options in methods.items() if METHODS[name].graph}, None)
 
 
 def counted(count: int, what: str) -> str:

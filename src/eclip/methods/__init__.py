@@ -32,6 +32,7 @@ class Method(Entry["Tensor"]):
             because it is neither linear in the text nor a gradient of the score.
         polarity: whether `explain` warns of maps that are upside down; False if these warnings were too often wrong, or
             missed too many flipped maps (docs/health.md).
+        graph: whether it takes gradients inside the blocks it reruns, so that `encode` can save it their forward pass.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Method(Entry["Tensor"]):
     signed: bool
     versus: dict[str, Any] | None = field(default_factory=dict)
     polarity: bool = True
+    graph: bool = False
 
     def keep_for(self, options: dict[str, Any]) -> int | None:
         """How many last blocks it reruns with these options; an option called `depth` always sets that number."""
@@ -270,7 +272,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (
         summary="Channels of a layer, weighted by the mean gradient of the score (Selvaraju et al. 2017)."),
     Method("chefer", "gradient", 1, False, polarity=False,
         summary="Attention times the positive gradient of the score (Chefer et al. 2021, bi-modal)."),
-    Method("legrad", "gradient", 2, False,
+    Method("legrad", "gradient", 2, False, graph=True,
         summary="Positive gradient of each block's score with respect to its attention (Bousselham et al. 2025)."),
     Method("gradeclip", "gradient", 1, False, polarity=False,
         summary="Values, weighted by gradient and by similarity to the pooled token (Zhao et al. 2024)."),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eclip.backbones.attention_pooling import gather, score_gradients
-from eclip.backbones.blocks import Block, Tokens, finish_mean, mix
+from eclip.backbones.blocks import Block, Tokens
 from eclip.backbones.encoding import Encoding
 from eclip.backbones.gradients import gradients
 from eclip.errors import OptionError
@@ -60,12 +60,12 @@ def _pooling_slope(encoding: Encoding, text: Tensor, tokens: Tokens | None) -> F
 
 
 def _block_slope(encoding: Encoding, text: Tensor, block: Block, x: Tokens) -> Float[Tensor, "image text token"]:
-    q, k, v = encoding.qkv(block, x)
+    qkv = encoding.qkv(block, x)
     with gradients(encoding.backbone):
-        mixed = mix(block, q, k, v).detach().requires_grad_()
-        feature = encoding.backbone.project(finish_mean(block, x, mixed))
+        mixed, mean = encoding.mean_output(block, x, qkv)
+        feature = encoding.backbone.project(mean)
     parts = []
     for [grad] in score_gradients(feature, text, [mixed]):  # text image head query width
-        slope = (grad @ v.to(grad).transpose(-1, -2)).clamp_min(0)  # text image head query token
+        slope = (grad @ qkv[2].to(grad).transpose(-1, -2)).clamp_min(0)  # text image head query token
         parts.append(slope.mean(dim=(2, 3)).transpose(0, 1))
     return torch.cat(parts, dim=1)

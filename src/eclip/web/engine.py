@@ -18,6 +18,7 @@ from eclip.errors import EclipError, EqualTextsWarning, OptionError, TextCutWarn
 from eclip.explanation.explain import query_of
 from eclip.explanation.query import since
 from eclip.methods import METHODS, check_methods, options_for
+from eclip.texts.like import Example, Like
 from eclip.web import schemas
 from eclip.web.refusals import Refusal
 from eclip.web.settings import Settings
@@ -127,7 +128,8 @@ class Engine:
         settings: dict[str, Any] = {"method": asked.method, "versus": asked.versus, "refine": asked.refine}
         settings |= {"templates": asked.templates, "health": asked.health}
         own = _options(asked)
-        query, said = noted(lambda: query_of(asked.texts, model=backbone, **settings, **own))
+        texts = self._queries(asked.texts)
+        query, said = noted(lambda: query_of(texts, model=backbone, **settings, **own))
         found = []
         for image in images:
             check()
@@ -137,6 +139,19 @@ class Engine:
             [one] = query.answer_encoding(encoding, named, forward=forward).values()
             found.append(one)
         return found, said
+
+    def _queries(self, given: Sequence[str | schemas.Example]) -> list[str | Like]:
+        """What to look for; examples are called like their files, unless they have names.
+
+        Raises:
+            Refusal: the image of an example is gone.
+        """
+        return [one if isinstance(one, str) else self._example(one) for one in given]
+
+    def _example(self, given: schemas.Example) -> Like:
+        held = self.store.get(given.like)
+        file = held.name if given.box is None else f"{held.name}:{','.join(map(str, given.box))}"
+        return Like(((1.0, Example((held.image,), given.box, file, file)),), given=given.name)
 
     def words(self, asked: schemas.Words) -> tuple[WordRelevance, list[str]]:
         """How much each word counts."""
@@ -198,7 +213,8 @@ class Engine:
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         methods = asked.methods if isinstance(asked.methods, str) else list(asked.methods)
         settings: dict[str, Any] = {"methods": methods, "models": backbone, "versus": asked.versus, "view": VIEW}
-        query, said = noted(lambda: ComparisonQuery(asked.texts, **settings))
+        texts = self._queries(asked.texts)
+        query, said = noted(lambda: ComparisonQuery(texts, **settings))
         return query.answer(held.image, held.name, lambda model, method: check()), said
 
     def segment(self, asked: schemas.Segment) -> tuple[Segmentation, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from eclip.explanation.comparison import Comparison, compare_command
@@ -9,6 +10,7 @@ from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
 from eclip.results.command import head, was_named
 from eclip.segmentation.segmentation import Segmentation, segment_command
+from eclip.texts.queries import can_be_written
 
 Repeat = dict[str, str | None]
 """{"command", "python"}: each as it can be pasted, with the name of the image's file; None if there is none."""
@@ -22,8 +24,9 @@ def explanation(found: Explanation, name: str) -> Repeat:
     given |= {"versus": made["versus"], "refine": made["refine"]}
     given |= {} if made["templates"] == "none" else {"templates": made["templates"]}
     given |= {} if made["health"] is not None else {"health": False}
-    python = f"import eclip\n\nr = eclip.explain({_arguments(name, list(found.texts), given)})"
-    return {"command": explain_command([name], found.texts, made), "python": python}
+    python = f"import eclip\n\nr = eclip.explain({_arguments(name, _queries(found.texts, made), given)})"
+    command = explain_command([name], found.texts, made) if _is_written(found.texts, made) else None
+    return {"command": command, "python": python}
 
 
 def comparison(found: Comparison, name: str) -> Repeat:
@@ -32,9 +35,10 @@ def comparison(found: Comparison, name: str) -> Repeat:
     methods = made["methods"] if isinstance(made["methods"], str) else list(made["methods"])
     [(model, own)] = made["models"].items()
     given = {"models": _model(model, own["head"], methods), "methods": methods, "versus": made["versus"]}
-    python = f"import eclip\n\nc = eclip.compare({_arguments(name, list(found.texts), given)})\n"
+    python = f"import eclip\n\nc = eclip.compare({_arguments(name, _queries(found.texts, made), given)})\n"
     python += 'c.picture().save("compare.png")'
-    return {"command": compare_command([name], found.texts, made), "python": python}
+    command = compare_command([name], found.texts, made) if _is_written(found.texts, made) else None
+    return {"command": command, "python": python}
 
 
 def segmentation(found: Segmentation, name: str) -> Repeat:
@@ -47,6 +51,18 @@ def segmentation(found: Segmentation, name: str) -> Repeat:
     python = f"import eclip\n\ns = eclip.segment({_arguments(name, classes, given)})\n"
     python += 's.picture().save("segment.png")'
     return {"command": segment_command([name], made), "python": python}
+
+
+def _is_written(names: Sequence[str], made: dict[str, Any]) -> bool:
+    """Whether a command can ask for these texts and examples."""
+    return can_be_written(made.get("examples", {}), names)
+
+
+def _queries(names: Sequence[str], made: dict[str, Any]) -> list[str]:
+    """Texts, and for examples the calls that make them; those with names do not say which file they are."""
+    files = {name: one["like"] for name, one in made.get("examples", {}).items()}
+    calls = {name: f"'FILE', name={name!r}" if file is None else repr(file) for name, file in files.items()}
+    return [_Code(f"eclip.like({calls[name]})") if name in calls else name for name in names]
 
 
 def _arguments(name: str, texts: list[str], given: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from eclip.texts.templates import TEMPLATES
 from eclip.web.arrays import Precision
@@ -17,6 +17,7 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=4096)]  # 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST.letters)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST.texts)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=0, le=1 << 20)]
 Option = int | float | bool | str | None
 
 
@@ -48,13 +49,35 @@ class OfImage(Asked):
     image: ImageId = Field(description="From POST /api/v1/images, or of the gallery.")
 
 
-class Query(Asked):
-    """What is asked of an image: texts, and a method."""
+class Example(BaseModel):
+    """An example to look for in place of a text."""
 
-    texts: Texts
+    model_config = ConfigDict(extra="forbid")
+
+    like: ImageId = Field(description="The image, as in `image`.")
+    box: tuple[Side, Side, Side, Side] | None = Field(
+        None, description="Left, top, right, bottom in its pixels, right and bottom exclusive; null = all of it."
+    )
+    name: Text | None = Field(None, description='In the answer; null = that of its file: "like mug.jpg:0,0,64,48".')
+
+
+def _few(queries: list[str | Example]) -> list[str | Example]:
+    examples = sum(isinstance(one, Example) for one in queries)
+    if examples > MOST.images:
+        raise ValueError(f"at most {MOST.images} of them may be examples, got {examples}")
+    return queries
+
+
+Queries = Annotated[list[Text | Example], Field(min_length=1, max_length=MOST.texts), AfterValidator(_few)]
+
+
+class Query(Asked):
+    """What is asked of an image: texts or examples, and a method."""
+
+    texts: Queries
     method: Name | None = Field(None, description="One of /api/v1/methods; null = the model's default.")
     options: dict[Name, Option] = Field(default={}, max_length=16, description="Options of the method.")
-    versus: Text | None = Field(None, description="A text to contrast each text with.")
+    versus: Text | None = Field(None, description="A text, or the name of an example, to contrast each text with.")
     refine: Name | None = Field(None, description="A step after the method: lposs, lposs+ or pamr.")
     templates: Name = Field("none", description="A set of prompt templates.")
     health: bool = Field(True, description="Also check whether the maps can be trusted.")
@@ -119,7 +142,7 @@ class Layers(OfImage):
 class Compare(OfImage):
     """Several methods side by side."""
 
-    texts: Texts
+    texts: Queries
     methods: Annotated[list[Name], Field(min_length=1, max_length=32)] | Literal["fast"] = "fast"
     versus: Text | None = None
 

@@ -4,7 +4,7 @@ import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, say, tell} from './dom.js'
 import {rangeOf} from './paint.js'
-import {fresh, latest, on, parts, state} from './state.js'
+import {fresh, keys, latest, on, parts, state} from './state.js'
 import {Stage} from './stage.js'
 
 const SIDE = 220
@@ -38,7 +38,7 @@ async function run() {
   try {
     $('compare-choice').open = false
     found = await fresh(id => post('compare', {...asked, image: id}, latest('compare')),
-      () => JSON.stringify([state.texts, state.versus]))
+      () => JSON.stringify([keys(), state.versus]))
     if (found.warnings.length) say(found.warnings.join(' '))
     draw()
   } catch (error) { tell($('compare'), error) }

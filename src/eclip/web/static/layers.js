@@ -3,7 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, tell} from './dom.js'
-import {fresh, latest, on, parts, state} from './state.js'
+import {fresh, isText, latest, on, parts, state} from './state.js'
 
 let cache = new Map()
 
@@ -17,7 +17,11 @@ async function load() {
   if (state.tab !== 'layers') return
   const what = $('layer-what').value, text = state.texts[state.chosen], place = $('layers-said')
   if (!state.image) { place.textContent = 'Choose an image first.'; return }
-  if (what === 'layers' && !text) { place.textContent = 'Add a text first.'; parts.stage.setMap(null); return }
+  if (what === 'layers' && !isText(text)) {
+    place.textContent = text ? 'What adds to the score is shown for texts: choose one.' : 'Add a text first.'
+    parts.stage.setMap(null)
+    return
+  }
   const keyNow = () => $('layer-what').value === 'layers' ? `layers ${state.texts[state.chosen]}` : 'attention'
   const key = keyNow()
   if (!cache.has(key)) {

@@ -4,6 +4,7 @@ import {get, takeToken} from './api.js'
 import {unpack} from './arrays.js'
 import * as compare from './compare.js'
 import {$, h, say, tell} from './dom.js'
+import * as example from './example.js'
 import * as exported from './exports.js'
 import * as image from './image.js'
 import * as layers from './layers.js'
@@ -36,15 +37,15 @@ async function start() {
   parts.methods = new Map(methods.map(one => [one.name, one]))
   parts.methods.select = select
   choosers(methods)
-  for (const part of [map, texts, image, words, compare, layers, segment, truth, exported]) part.start()
+  for (const part of [map, texts, image, example, words, compare, layers, segment, truth, exported]) part.start()
   tabs()
   emit('methods')
   emit('texts')
   $('version').textContent = `eclip ${state.about.version}`
   document.body.classList.add('ready')
-  const example = asked.get('image')
-  if (example) {
-    await parts.image.showExample(example, true)
+  const linked = asked.get('image')
+  if (linked) {
+    await parts.image.showExample(linked, true)
     if (!state.image) say('The link is about an image that is not here; drop it yourself.')
   } else if (asked.has('text')) say('The link has texts and settings; drop the image that they are about.')
 }

@@ -1,7 +1,7 @@
 // The map on the image: sliders, looks, the value under the pointer, and the health of the map in plain words.
 
 import {$, h, percent, plain} from './dom.js'
-import {chosenText, emit, method, on, parts, state} from './state.js'
+import {chosenText, emit, isText, method, on, parts, state} from './state.js'
 
 const NUMBERS = {
   presence: ['In the image', 'share of 289 other words that match this image less'],
@@ -74,7 +74,7 @@ function measure() {
 function choices() {
   const select = $('versus'), able = parts.methods?.get(method())?.versus ?? true
   select.replaceChildren(h('option', {value: ''}, 'nothing'),
-    ...state.texts.map(text => h('option', {value: text, selected: text === state.versus}, text)))
+    ...state.texts.map(text => h('option', {value: text, selected: `${text}` === state.versus}, `${text}`)))
   select.disabled = !able || !state.texts.length
   select.title = able ? '' : `${method()} cannot explain the difference of two texts`
   if (!able && state.versus) { state.versus = null; emit('versus') }
@@ -85,7 +85,8 @@ function health(one) {
   if (!one) { place.replaceChildren(); return }
   const lines = one.warnings.map(({sentence, advice}) => h('li', {class: 'warning'},
     h('strong', {}, `${sentence[0].toUpperCase()}${sentence.slice(1)}.`), ` ${advice}`))
-  const quiet = h('li', {class: 'fine'}, 'No check raised a doubt about this map.')
+  const quiet = h('li', {class: 'fine'}, isText(state.texts[state.chosen]) ? 'No check raised a doubt about this map.'
+    : 'No check raised a doubt about this map; whether an example is in the image, none can tell.')
   const rows = Object.entries(one.health).map(([name, value]) => h('tr', {},
     h('th', {scope: 'row'}, NUMBERS[name][0]),
     h('td', {class: 'number'}, value === null ? 'unknown' : value.toFixed(2)),

@@ -2,13 +2,13 @@
 
 import {file, post} from './api.js'
 import {$, busy, download, h, percent, say, tell} from './dom.js'
-import {fresh, latest, on, parts, state, withImage} from './state.js'
+import {fresh, isText, latest, on, parts, state, withImage} from './state.js'
 
 let found = null
 
 export function start() {
   $('segment-form').onsubmit = event => { event.preventDefault(); run() }
-  on('texts', () => { if (!$('classes').dataset.touched) $('classes').value = state.texts.join('\n') })
+  on('texts', () => { if (!$('classes').dataset.touched) $('classes').value = state.texts.filter(isText).join('\n') })
   $('classes').oninput = () => { $('classes').dataset.touched = 'yes' }
   on('image model', forget)
   on('tab', () => { if (state.tab === 'segment') { parts.stage.setMap(null); if (found) draw() } })

@@ -19,10 +19,17 @@ export const method = () => state.method ?? model().default_method
 // The answer for the chosen text: of the only image.
 export const chosenText = () => state.answer?.images[0].texts[state.chosen] ?? null
 
+// Whether it is a text, and not an example.
+export const isText = query => typeof query === 'string'
+
 // The fields of a request about the image and all texts.
 export function question() {
   return {texts: state.texts, model: state.model, method: method(), versus: state.versus}
 }
+
+// What changes with the question, and not with the ids of images that were sent again.
+export const keys = () => state.texts.map(text => text.key ?? text)
+export const stamp = () => JSON.stringify({...question(), texts: keys()})
 
 // A new signal for a kind of request; the earlier one of this kind is aborted.
 const running = {}
@@ -32,14 +39,14 @@ export function latest(kind) {
   return running[kind].signal
 }
 
-// Run a request; if the server has forgotten the image, send it again first.
+// Run a request; if the server has forgotten the image, or that of an example, send them again first.
 export async function withImage(ask) {
-  const {image} = state
+  const {image} = state, needed = new Set([image, ...state.texts.map(text => text.image)].filter(one => one?.file))
   try {
     return await ask(image.id)
   } catch (error) {
-    if (error.type !== 'UnknownImage' || !image.file) throw error
-    image.id = await parts.image.upload(image.file)
+    if (error.type !== 'UnknownImage' || !needed.size) throw error
+    for (const one of needed) one.id = await parts.image.upload(one.file)
     return ask(image.id)
   }
 }
@@ -57,15 +64,16 @@ export async function fresh(ask, now = () => '') {
   throw new DOMException('something else is shown by now', 'AbortError')
 }
 
-// The settings as the end of an address: everything but an image that was dropped.
+// The settings as the end of an address: everything but examples and an image that was dropped.
 export function link() {
   const found = new URLSearchParams()
   if (state.image?.example) found.set('image', state.image.example)
-  for (const text of state.texts) found.append('text', text)
-  if (state.chosen) found.set('shown', state.chosen)
+  const texts = state.texts.filter(isText), shown = texts.indexOf(state.texts[state.chosen])
+  for (const text of texts) found.append('text', text)
+  if (shown > 0) found.set('shown', shown)
   if (state.model !== state.about.models[0].name) found.set('model', state.model)
   if (state.method) found.set('method', state.method)
-  if (state.versus) found.set('versus', state.versus)
+  if (texts.includes(state.versus)) found.set('versus', state.versus)
   if (state.threshold !== null) found.set('threshold', state.threshold)
   if (state.alpha !== 0.85) found.set('alpha', state.alpha)
   if (state.tab !== 'map') found.set('tab', state.tab)

@@ -3,7 +3,7 @@
 import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, h, say, tell} from './dom.js'
-import {emit, fresh, latest, model, on, parts, question, state} from './state.js'
+import {emit, fresh, isText, latest, model, on, parts, question, stamp, state} from './state.js'
 
 const BADGES = {'probably not in the image': 'probably not there', 'may not be in the image': 'may not be there'}
 let concepts = []
@@ -37,7 +37,7 @@ export function set(texts, asks = true) {
   state.texts = texts
   state.chosen = 0
   state.threshold = null
-  if (!texts.includes(state.versus)) state.versus = null
+  if (!texts.some(text => `${text}` === state.versus)) state.versus = null
   state.answer = null
   erase()
   draw()
@@ -45,8 +45,9 @@ export function set(texts, asks = true) {
   if (asks) ask()
 }
 
+// A text or an example.
 export function add(given) {
-  const text = given.trim()
+  const text = isText(given) ? given.trim() : given
   if (!text) return false
   const known = state.texts.indexOf(text)
   if (known >= 0) { choose(known); return true }
@@ -62,7 +63,7 @@ export function add(given) {
 
 function remove(number) {
   const [text] = state.texts.splice(number, 1)
-  if (state.versus === text) state.versus = null
+  if (state.versus === `${text}`) state.versus = null
   state.chosen = Math.max(0, Math.min(state.chosen - (number < state.chosen ? 1 : 0), state.texts.length - 1))
   state.answer = null
   state.threshold = null
@@ -91,7 +92,7 @@ export async function ask() {
   }
   $('panel').setAttribute('aria-busy', true)
   try {
-    const answer = await fresh(id => post('explain', {...asked, images: [id]}, signal), () => JSON.stringify(question()))
+    const answer = await fresh(id => post('explain', {...asked, images: [id]}, signal), stamp)
     const [own] = answer.images
     state.answer = {...answer, maps: unpack(own.maps)}
     $('text-error').replaceChildren()
@@ -115,8 +116,9 @@ function draw() {
     const badge = own?.doubt ? h('span', {class: 'badge'}, BADGES[own.doubt] ?? own.doubt) : null
     const sign = state.versus && own?.score >= 0 ? '+' : ''
     const score = own ? `${sign}${own.score.toFixed(3)}` : state.image ? '…' : ''
-    const pick = h('button', {class: 'chip', 'aria-pressed': number === state.chosen, onclick: () => choose(number)},
-      h('span', {class: 'chip-text'}, own?.label ?? text), h('span', {class: 'score'}, score), badge)
+    const pick = h('button', {class: 'chip', title: isText(text) ? null : text, 'aria-pressed': number === state.chosen, onclick: () => choose(number)},
+      isText(text) ? null : text.thumb,
+      h('span', {class: 'chip-text'}, isText(text) ? own?.label ?? text : text.label), h('span', {class: 'score'}, score), badge)
     const away = h('button', {class: 'remove', 'aria-label': `Remove ${text}`, onclick: () => remove(number)}, '×')
     return h('li', {class: own?.doubt ? 'doubted' : ''}, pick, away)
   }))
@@ -139,7 +141,7 @@ async function suggest() {
 }
 
 function offer() {
-  const more = concepts.filter(({name}) => !state.texts.some(text => text === name || text.endsWith(` ${name}`)))
+  const more = concepts.filter(({name}) => !state.texts.some(text => text === name || `${text}`.endsWith(` ${name}`)))
   const focus = focused($('concept-chips'))
   $('concepts').hidden = !more.length
   $('concept-chips').replaceChildren(...more.slice(0, 6).map(({name, weight}) =>

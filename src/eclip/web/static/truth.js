@@ -3,7 +3,7 @@
 import {form} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, tell} from './dom.js'
-import {chosenText, fresh, latest, method, on, question, state} from './state.js'
+import {chosenText, fresh, latest, method, on, question, stamp, state} from './state.js'
 
 let mask = null, found = null
 
@@ -30,7 +30,7 @@ async function score() {
   found = null
   try {
     const answer = await fresh(id => form('truth', [['mask', mask],
-      ['asked', JSON.stringify({...question(), method: method(), image: id, text: state.chosen, format: 'json'})]], latest('truth')), () => `${state.chosen} ${JSON.stringify(question())}`)
+      ['asked', JSON.stringify({...question(), method: method(), image: id, text: state.chosen, format: 'json'})]], latest('truth')), () => `${state.chosen} ${stamp()}`)
     found = {...answer, curve: unpack(answer.curve).values}
     draw()
   } catch (error) { tell(place, error) }

@@ -4,7 +4,7 @@ import {post} from './api.js'
 import {unpack} from './arrays.js'
 import {$, busy, h, percent, plain, tell} from './dom.js'
 import {patch} from './map.js'
-import {fresh, latest, on, parts, state} from './state.js'
+import {fresh, isText, latest, on, parts, state} from './state.js'
 
 const STRONGER = 3  // faint words are drawn up to this much stronger
 let linked = null, like = null, held = null  // pairs of a text; similarities of patches; what is pinned
@@ -20,6 +20,7 @@ async function load() {
   const text = state.texts[state.chosen], place = $('words')
   if (state.tab !== 'words') return
   if (!state.image || !text) { place.replaceChildren(h('p', {class: 'hint'}, 'Add a text first; a whole sentence shows most.')); return }
+  if (!isText(text)) { place.replaceChildren(h('p', {class: 'hint'}, 'An example has no words: choose a text.')); parts.stage.setMap(null); return }
   if (linked?.text === text && linked.image === state.image.id && linked.model === state.model) { draw(); return }
   held = null
   const signal = latest('words'), asked = {text, model: state.model}

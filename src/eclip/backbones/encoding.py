@@ -208,7 +208,7 @@ def encode(
         positions: how position embeddings are resized off the training grid: "bicubic_aa" (with antialias; open_clip,
             timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
             (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
-        graph: how many of these blocks keep an autograd graph of their MLP, seven times the memory of their input, so
+        graph: how many of these blocks keep an autograd graph of their MLP, 6 to 11 times the memory of their input, so
             that `legrad` does not run it again; None = all. No value depends on it.
 
     Raises:

@@ -184,6 +184,37 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(found: Evaluation, ma
     assert untimed(Evaluation.load(tmp_path)) == untimed(found)
 
 
+def test_parts_of_a_run_are_the_whole(
+    found: Evaluation, masks: MaskSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    same: dict[str, Any] = {"out": tmp_path, "methods": ASKED, "models": tiny.backbone("vit"), "batch_size": 3}
+    same["on_progress"] = lambda _, done, total: seen.append((done, total))
+    first = evaluate(masks, shard="1/2", **same)
+    assert (first.missing, first.results["rows"], seen) == (2, [], [(0, 3), (3, 3)])
+    assert "2 batches missing" in repr(first) and not (tmp_path / "results.json").exists()
+    with pytest.raises(OptionError, match="overwrite would delete"):
+        evaluate(masks, shard="0/2", overwrite=True, **same)
+    with pytest.raises(OptionError, match="shard must be I/N"):
+        evaluate(masks, shard="2/2", **same)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    with pytest.raises(OptionError, match="leave --shard out"):
+        evaluate(masks, shard="0/2", **same)
+    seen.clear()
+    whole = evaluate(masks, **same)
+    assert whole.missing == 0 and untimed(whole) == untimed(found) and seen[:3] == [(0, 4), (3, 4), (4, 4)]
+    assert Evaluation.load(tmp_path).results == json.loads(json.dumps(whole.results))
+
+
+def test_an_unreadable_image_is_no_missing_batch(folder: Path, tmp_path: Path) -> None:
+    masks = broken(folder, tmp_path / "data", 60, [4])
+    same: dict[str, Any] = {"out": tmp_path / "out", "methods": "itsm", "models": tiny.backbone("vit")}
+    assert evaluate(masks, shard="0/3", **same).missing == 2  # of four
+    assert evaluate(masks, shard="1/3", **same).missing == 1
+    assert len(evaluate(masks, shard="2/3", **same).results["failures"]) == 1
+
+
 def test_batches_change_rounding_alone(found: Evaluation, masks: MaskSet, tmp_path: Path) -> None:
     other = evaluate(masks, out=tmp_path, methods=ASKED, models=tiny.backbone("vit"), batch_size=7)
     for method in ASKED:
@@ -625,6 +656,11 @@ def test_command_line_checks_shows_and_refuses(
     stored.write_text(as_json.stdout)
     held = run(*asked, "--check", str(stored))
     assert held.exit_code == 0 and "all numbers" in held.stderr
+    parts = ["folder", "--root", str(folder), "--models", tiny_name, "--methods", "itsm", "-o", str(tmp_path / "parts")]
+    parts += ["--batch-size", "3", "--shard"]
+    assert "1 batch is left to the other parts" in run(*parts, "0/2", "--check", str(stored)).stderr
+    assert json.loads(run(*parts, "0/2", "--json").stdout)["missing_batches"] == 1
+    assert "(centre)" in run(*parts, "1/2").stdout
     run(*asked, "--verbose", "--overwrite", "--limit", "2", "--batch-size", "2")
     assert re.search(r"2 images: forward \d\.\d+ s, itsm \d\.\d+ s", caplog.text)
     assert run(*asked, "--overwrite").exit_code == 0

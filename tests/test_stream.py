@@ -47,12 +47,11 @@ from eclip.errors import (
     UnknownNameError,
 )
 from eclip.heatmap import normalize, resize
+from eclip.results.share import own_device, shard_of
 from eclip.stream import shards
-from eclip.stream.job import shard_of
 from eclip.stream.plan import Plan
 from eclip.stream.records import scale_of
 from eclip.stream.sources import list_images
-from eclip.stream.work import own_device
 
 TEXTS = ["a dog", "grass"]
 SETTINGS: dict[str, Any] = {"method": "maskclip", "batch_size": 2, "shard_size": 4, "workers": 0, "threads": 1}

@@ -73,8 +73,9 @@ def shards(
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What a run on shards would do, as `pictures`; images of tars at URLs are not known before they are read."""
     from eclip.cli.options import words
+    from eclip.results.share import shard_of
     from eclip.stream.engines import check_engine
-    from eclip.stream.job import PIECE, Job, shard_of
+    from eclip.stream.job import PIECE, Job
     from eclip.stream.sources import list_images
     from eclip.stream.tasks import TASKS
 

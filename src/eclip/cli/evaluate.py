@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ data_option, query_option, run_option = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Images", "Query", "Run")
 )
 GAP = 2  # spaces between columns
+IS_FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this is the one of torchrun's processes that prints."""
 
 
 def evaluate(
@@ -62,6 +65,10 @@ def evaluate(
     overwrite: Annotated[bool, run_option("--overwrite", help="Replace an earlier run in the folder.")] = False,
     batch_size: Annotated[int, run_option(min=1, help="Images per forward pass.")] = 16,
     examples: Annotated[int, run_option(min=0, help="Number of best and worst images to draw per method.")] = 3,
+    shard: Annotated[
+        str | None,
+        run_option(metavar="I/N", help="Only the I-th of N parts, from 0; torchrun divides the work by itself."),
+    ] = None,
     device: options.Device = "auto",
     check: Annotated[
         Path | None, run_option(metavar="FILE", help="Compare with stored numbers; exit code 1 on a mismatch.")
@@ -105,11 +112,16 @@ def evaluate(
         "overwrite": overwrite,
         "examples": examples,
         "expected": check,
+        "shard": shard,
     }
     if dry_run:
         dry.tell(dry.evaluation(data, out, settings), (), as_json)
         return
     found = _run(data, out, settings)
+    if found.missing:
+        if IS_FIRST:
+            _tell_part(found, as_json, quiet)
+        return
     if as_json:
         typer.echo(json.dumps(found.results, ensure_ascii=False, allow_nan=False))
     elif not quiet:
@@ -125,11 +137,19 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def _tell_part(part: Evaluation, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"folder": str(part.folder), "missing_batches": part.missing}, ensure_ascii=False))
+    elif not quiet:
+        left = "1 batch is" if part.missing == 1 else f"{part.missing:,} batches are"
+        typer.echo(f"{left} left to the other parts of the work; the last one writes the tables", err=True)
+
+
 def _run(data: str, out: Path, settings: dict[str, Any]) -> Evaluation:
     from eclip.evaluation.evaluate import evaluate as measured
 
     with loop.progressing() as progress:
-        task = progress.add_task("loading", total=None)
+        task = progress.add_task("loading", total=None, visible=IS_FIRST)
 
         def on_progress(model: str, done: int, total: int) -> None:
             progress.update(task, description=f"{model} on {data}", completed=done, total=total)

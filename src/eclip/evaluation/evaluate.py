@@ -33,16 +33,16 @@ from eclip.evaluation.examples import OnProgress, draw_examples
 from eclip.evaluation.localize import LocalizeTask
 from eclip.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, protocol_of
 from eclip.evaluation.query import EvaluationQuery
-from eclip.evaluation.row import Row
 from eclip.evaluation.rules import OF_WORDS
 from eclip.evaluation.scored import FAST, scored_methods, scored_options
-from eclip.evaluation.store import BatchResult, ResultStore, open_run
+from eclip.evaluation.store import ResultStore, open_run
 from eclip.explanation.query import counted, in_words
 from eclip.methods import AnyMethod
 from eclip.refinements import check_refinement
 from eclip.registry import check_options, whole, whole_or_none
 from eclip.results.command import eval_command, was_named
 from eclip.results.provenance import made_by, noted, versions
+from eclip.results.share import own_device, shard_of
 from eclip.words import WordMethod
 
 _log = logging.getLogger("eclip")
@@ -81,12 +81,14 @@ def evaluate(
     overwrite: bool = False,
     examples: SupportsIndex = 3,
     expected: str | Path | None = None,
+    shard: str | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Evaluation:
     """Score methods on a data set.
 
     Measurements are stored in `out` batch by batch; the same call resumes after any interruption, and ends with the
-    same numbers as an uninterrupted run (on one machine with the same number of threads).
+    same numbers as an uninterrupted run (on one machine with the same number of threads). Several processes can share
+    the batches; the one that finds all of them measured writes the tables.
 
     Args:
         data: a name of `eclip.DATASETS`, or a MaskSet, PairSet or PhraseSet.
@@ -110,7 +112,8 @@ def evaluate(
         examples: number of best and of worst images to draw for each method, in localization tasks. 0 = none.
         expected: file of stored numbers, as for `Evaluation.check`: its protocol and data must match this run, which is
             checked before anything is measured.
-        on_progress: called with the model, the number of images done and the total.
+        shard: "I/N": only the I-th of N parts of the batches, from 0. Under torchrun, each process takes its own part.
+        on_progress: called with the model, the number of images done and the total, of this part.
 
     Raises:
         DataError: the set cannot be read, more than 5 % of its images are unreadable, none shows a class, or a baseline
@@ -135,6 +138,9 @@ def evaluate(
         raise OptionError(f"examples must be at least 0, got {examples}.")
     if batch_size < 1 or every < 1 or (limit is not None and limit < 1):
         raise OptionError(f"batch_size, every and limit must be at least 1, got {batch_size}, {every} and {limit}.")
+    part = shard_of(shard)
+    if overwrite and part[1] > 1:
+        raise OptionError("overwrite would delete what other parts of the work wrote: delete the folder instead.")
     data_set, images, split = selected(data, rules, root=root, split=split, every=every, limit=limit)
     left_out = [] if isinstance(data_set, MaskSet) else data_set.bad
     used = {item.name for item in data_set.items} if left_out else set()
@@ -162,10 +168,16 @@ def evaluate(
     tasks = [task_of(one) for one in asked]  # raises for invalid queries before the folder is created
     folder = Path(out).expanduser()
     open_run(folder, question, overwrite=overwrite)
+    stores = [
+        _measure(one, task, folder, batch_size, part, on_progress) for one, task in zip(asked, tasks, strict=True)
+    ]
+    asked_for = {**question, "protocol": rules.plain(), "data": described}
+    if part[1] > 1 and (missing := sum(len(store.unmeasured()) for store in stores)):
+        return Evaluation({**results_of(asked_for, {}, []), "examples": [], "command": None}, folder, missing)
     found: Found = {}
     drawn: list[dict[str, Any]] = []
-    for one, task in zip(asked, tasks, strict=True):
-        found[one.backbone.name] = _measure(one, task, folder, batch_size, on_progress)
+    for one, task, store in zip(asked, tasks, stores, strict=True):
+        found[one.backbone.name] = task.record(store), store.notes()
         if isinstance(task, LocalizeTask):
             drawn += draw_examples(task, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None
@@ -173,7 +185,7 @@ def evaluate(
         heads = [one["head"] for one in question["models"].values() if was_named(one["head"])]
         if not heads or len(backbones) == 1:  # --head is for a single model
             repeat = eval_command(data, root, question, *heads)
-    measured = results_of({**question, "protocol": rules.plain(), "data": described}, found, left_out)
+    measured = results_of(asked_for, found, left_out)
     results = {**measured, "examples": drawn, "command": repeat}
     write_results(folder, results, images, found)
     return Evaluation(results, folder)
@@ -218,8 +230,8 @@ def _backbones(
     if head is not None:
         if len(listed) > 1 or not isinstance(listed[0], str):
             raise OptionError("head requires a single model, given by its name.")
-        return [load(listed[0], device=device, head=head)]
-    found = [backbone_of(one, device) for one in listed]
+        return [load(listed[0], device=own_device(device), head=head)]
+    found = [backbone_of(one, own_device(device) if isinstance(one, str) else device) for one in listed]
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         raise OptionError(f"models must have different names, got {', '.join(names)}.")
@@ -227,15 +239,16 @@ def _backbones(
 
 
 def _measure(
-    asked: EvaluationQuery, task: Task, folder: Path, batch_size: int, on_progress: OnProgress
-) -> tuple[list[Row], list[BatchResult]]:
-    """Score the missing batches, then read all of them."""
+    asked: EvaluationQuery, task: Task, folder: Path, batch_size: int, part: tuple[int, int], on_progress: OnProgress
+) -> ResultStore:
+    """Score the missing batches of this part."""
     items, name = asked.data.items, asked.backbone.name
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     store = ResultStore(folder, name, [_of(asked.data, one).digest() for one in batches])
-    missing = store.missing()
-    done = len(items) - sum(len(batches[number]) for number in missing)
-    on_progress(name, done, len(items))
+    missing = [number for number in store.missing() if number % part[1] == part[0]]
+    total = sum(map(len, batches[part[0] :: part[1]]))
+    done = total - sum(len(batches[number]) for number in missing)
+    on_progress(name, done, total)
     failures: list[tuple[str, str]] = []
     for number in missing:
         result = task.score(batches[number], number * batch_size)
@@ -244,8 +257,8 @@ def _measure(
         failures += result.failures
         _check_failures(failures, len(items), asked.data.name)
         done += len(batches[number])
-        on_progress(name, done, len(items))
-    return task.record(store), store.notes()
+        on_progress(name, done, total)
+    return store
 
 
 def _check_failures(failures: list[tuple[str, str]], count: int, name: str) -> None:
@@ -285,8 +298,9 @@ def _listed(images: AnySet) -> str:
 
 
 def _told(backbone: Backbone) -> dict[str, Any]:
-    """The record of a model by which a run is recognized; versions are recorded separately."""
+    """The record of a model by which a run is recognized; versions are recorded separately, and any GPU will do."""
     told = {key: one for key, one in made_by(backbone).items() if key != "versions"}
+    told["device"] = told["device"].partition(":")[0]
     colors = {"mean": backbone.mean, "std": backbone.std, "interpolation": backbone.interpolation}
     return {**told, **colors, **identity(backbone, backbone.head)}
 

@@ -49,16 +49,18 @@ class Evaluation:
             forward pass. "command" is None if data, model or protocol has no name. Runs with the same settings differ
             only in "timing".
         folder: of the run.
+        missing: how many batches of all models other processes have still to measure, see `shard` of `evaluate`;
+            until there are none, there are no rows, and nothing is written.
     """
 
     results: dict[str, Any]
     folder: Path
+    missing: int = 0
 
     def __repr__(self) -> str:
         data, rows = self.results["data"], self.results["rows"]
-        return (
-            f"Evaluation({data['name']}, {data['images']} images, {len(rows)} rows, {self.results['protocol']['name']})"
-        )
+        size = f"{self.missing} batches missing" if self.missing else f"{len(rows)} rows"
+        return f"Evaluation({data['name']}, {data['images']} images, {size}, {self.results['protocol']['name']})"
 
     @staticmethod
     def load(folder: str | Path) -> Evaluation:

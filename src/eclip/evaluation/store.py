@@ -69,12 +69,19 @@ class ResultStore:
         """
         return [n for n in range(len(self.files)) if not self._path(n).exists() or self._is_stale(n)]
 
+    def unmeasured(self) -> list[int]:
+        """As `missing`, without the batches that were measured although some of their images cannot be read."""
+        return [n for n in range(len(self.files)) if not self._path(n).exists() or self._digest(n) != self.files[n]]
+
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
     def _is_stale(self, number: int) -> bool:
         result = self._read(number, whole=False)
         return bool(result.failures) or result.files != self.files[number]
+
+    def _digest(self, number: int) -> str:
+        return self._read(number, whole=False).files
 
     def write(self, number: int, result: BatchResult) -> None:
         """Store a result.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,24 +204,3 @@ def settle(folder: Path, asked: dict[str, Any]) -> None:
             f"the folder {str(folder)!r} contains a run with different settings ({told(before, asked)}): use another "
             "folder (-o DIR), or replace it (--overwrite)."
         )
-
-
-def shard_of(given: str | None) -> tuple[int, int]:
-    """The part of the work that "I/N" means, from 0, and of how many; None is all of it.
-
-    Under torchrun, each process takes its own.
-
-    Raises:
-        OptionError: it is not of this form, or given under torchrun.
-    """
-    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is not None and world is not None:
-        if given is not None:
-            raise OptionError("under torchrun, each process takes its own share of the work: leave --shard out.")
-        return int(rank), int(world)
-    if given is None:
-        return 0, 1
-    found = re.fullmatch(r"(\d+)/(\d+)", given) if isinstance(given, str) else None
-    if found is None or not int(found[1]) < int(found[2]):
-        raise OptionError(f"shard must be I/N with 0 <= I < N, such as 0/4 for the first of four, got {given!r}.")
-    return int(found[1]), int(found[2])

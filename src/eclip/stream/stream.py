@@ -18,11 +18,12 @@ from eclip.explanation.explain import query_of
 from eclip.explanation.explanation import Explanation
 from eclip.files import SHARDED, lock
 from eclip.registry import whole
+from eclip.results.share import shard_of
 from eclip.segmentation.classes import Classes, class_words
 from eclip.stream.decoding import PATIENCE, Reading, batches
 from eclip.stream.engines import check_engine, run
 from eclip.stream.index import INDEXES
-from eclip.stream.job import PIECE, RUN, Job, begin, shard_of
+from eclip.stream.job import PIECE, RUN, Job, begin
 from eclip.stream.plan import LISTING, Plan, in_remote_tar
 from eclip.stream.records import DEFAULT, LABEL_DEFAULT, WORD_CONTENTS
 from eclip.stream.shards import LAYOUTS, read_failures

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +12,7 @@ from eclip.backbones.backbone import Backbone
 from eclip.backbones.load import load
 from eclip.errors import ImageError
 from eclip.images import Place
+from eclip.results.share import own_device
 from eclip.stream.decoding import Decoded, Reading, batches
 from eclip.stream.job import Job, clear, settle, threads_of
 from eclip.stream.plan import Piece, Plan
@@ -103,14 +102,6 @@ def shard_for(job: Job, piece: Piece) -> Shard:
     task = TASKS[job.task]
     columns = task.columns(job.write, health=bool(job.settings.get("health", True)))
     return Shard(job.out, piece.number, job.layout, job.index, job.batch_size, columns, task.entries)
-
-
-def own_device(device: Any) -> Any:
-    """The device of this process: under torchrun, the GPU with its number."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or str(device) not in ("auto", "cuda") or not torch.cuda.is_available():
-        return device
-    return f"cuda:{rank}"
 
 
 @contextmanager

@@ -26,7 +26,15 @@ import openai_clip
 import tiny
 from eclip.backbones import catalog, load
 from eclip.backbones.unwrapped import unwrapped
-from eclip.errors import DeviceError, ModelError, NotApplicableError, OptionError, TextError, UnsupportedTowerError
+from eclip.errors import (
+    DeviceError,
+    EclipError,
+    ModelError,
+    NotApplicableError,
+    OptionError,
+    TextError,
+    UnsupportedTowerError,
+)
 
 COLORS = {"mean": tiny.MEAN, "std": tiny.STD}
 
@@ -111,6 +119,31 @@ def test_what_cannot_be_seen_into_names_the_way_out() -> None:
         eclip.wrap(torch.fx.symbolic_trace(nn.Linear(2, 2)))
     with pytest.raises(UnsupportedTowerError, match="got Linear"):
         eclip.wrap(DataParallel(nn.Linear(2, 2)))
+    model = tiny.model("vit")
+    mlp = model.visual.transformer.resblocks[3].mlp
+    model.visual.transformer.resblocks[3].mlp = torch.jit.trace(mlp, torch.zeros(1, 17, 32))
+    with pytest.raises(UnsupportedTowerError, match=r"resblocks\.3\.mlp is a scripted or traced module"):
+        eclip.wrap(model, **COLORS)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_arguments_of_another_type_are_named(image: Image.Image, images: Path, tmp_path: Path) -> None:
+    backbone = tiny.kept("vit")
+    settings: dict[str, Any] = {"models": backbone, "methods": "gem"}
+    calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: eclip.load(Path("a/b")), OptionError, "for a folder, write 'local-dir:a/b'"),  # type: ignore[arg-type]
+        (lambda: eclip.explain(image, "a", model=Path("b")), OptionError, "write 'local-dir:b'"),  # type: ignore[arg-type]
+        (lambda: eclip.encode(backbone, image), OptionError, "pixels must be of type Tensor"),
+        (lambda: eclip.encode("mini", tiny.pixels(backbone)), OptionError, "must be of type Backbone"),  # type: ignore[arg-type]
+        (lambda: backbone.encode_text([]), TextError, r"one text or more, got \[\]"),
+        (lambda: backbone.encode_text([1]), TextError, r"one text or more, got \[1\]"),  # type: ignore[list-item]
+        (lambda: eclip.compare(image, "a", options={"gem": None}, **settings), OptionError, "options of 'gem' must"),
+        (lambda: eclip.compare(image, "a", options=["gem"], **settings), OptionError, "options must be of type Map"),
+        (lambda: eclip.explain_dataset(images, "a", tmp_path, task="words"), EclipError, "task"),
+    ]
+    for call, kind, message in calls:
+        with pytest.raises(kind, match=message):
+            call()
 
 
 def test_weights_that_are_not_at_hand_name_the_way_out() -> None:

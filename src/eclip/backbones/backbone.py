@@ -222,13 +222,16 @@ class Backbone:
         """The model's own text features, not normalized, without a template.
 
         Raises:
-            TextError: a single text, not in a list.
+            TextError: no text, a single text that is not in a list, or what is no text.
             ModelError: a feature is not finite.
         """
         if isinstance(texts, str):
             raise TextError(f"texts must be a list of texts, got the single text {texts!r}: write [{texts!r}].")
+        texts = list(texts)
+        if not texts or not all(isinstance(one, str) for one in texts):
+            raise TextError(f"texts must be a list of one text or more, got {texts!r}.")
         with eval_no_grad(self.model):
-            features = self.encode_tokens(self.tokenize(list(texts)).to(self.weight.device))
+            features = self.encode_tokens(self.tokenize(texts).to(self.weight.device))
         if not bool(features.isfinite().all()):
             why = "float16 may overflow; use float32 or bfloat16"
             raise ModelError(f"a text feature of {self.name} contains NaN or infinity: {why}.")

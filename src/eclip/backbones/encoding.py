@@ -25,7 +25,7 @@ from eclip.backbones.gradients import gradients
 from eclip.backbones.preprocess import Grid
 from eclip.backbones.state import State, image_state
 from eclip.errors import AlteredModelError, GradientError, KeepError, NotApplicableError, ShapeError, StaleEncodingError
-from eclip.registry import one_of, whole
+from eclip.registry import check_kind, one_of, whole
 
 WALKED = 6
 """How many last blocks run step by step. Those that are kept keep queries, keys and values, which take three times
@@ -213,9 +213,11 @@ def encode(
 
     Raises:
         ShapeError: pixels are not (image, 3, height, width), or a side is not a multiple of the patch.
-        OptionError: keep or graph is negative, or positions is unknown.
+        OptionError: an argument has the wrong type, keep or graph is negative, or positions is unknown.
         AlteredModelError: the host's own forward pass gives a different feature, for example because of a hook.
     """
+    check_kind(backbone, Backbone, "backbone", "eclip.load returns it")
+    check_kind(pixels, Tensor, "pixels", "backbone.preprocess returns it")
     keep = None if keep is None else whole(keep, "keep", "None or a whole number", least=0)
     graph = keep if graph is None else whole(graph, "graph", "None or a whole number", least=0)
     one_of(positions, "positions", POSITIONS)

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -86,7 +86,10 @@ def load(
         ModelError: weights missing, of the wrong shape, or not finite.
         UnsupportedTowerError: the image tower is of another kind than `errors.FAMILIES`.
         HeadError: the head is missing, cannot be read, or belongs to another model.
+        OptionError: the name is no string.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"the name of a model must be a string, got {type(name).__name__}{_as_folder(name)}.")
     name = full_name(name, checkpoint)
     architecture, tag, file = split_name(name, checkpoint)
     where = resolve_device(device)
@@ -144,11 +147,18 @@ def backbone_of(model: Any, device: Device | None) -> Backbone:
         return load(model, device=device)
     if not isinstance(model, Backbone):
         raise OptionError(
-            f"model must be a name or a Backbone, got {type(model).__name__}: convert it with eclip.wrap(model, ...)."
+            f"model must be a name or a Backbone, got {type(model).__name__}"
+            f"{_as_folder(model) or ': convert it with eclip.wrap(model, ...)'}."
         )
     if device is not None:
         raise OptionError(f"device={device!r} requires a model name; this Backbone is on {model.weight.device}.")
     return model
+
+
+def _as_folder(given: Any) -> str:
+    """How to name a folder that was given as a path; empty for anything else."""
+    written = f"local-dir:{given}' (open_clip) or 'hf:{given}"
+    return f": for a folder, write '{written}' (transformers)" if isinstance(given, PurePath) else ""
 
 
 def is_loaded(backbone: Backbone) -> bool:

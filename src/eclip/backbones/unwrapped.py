@@ -59,7 +59,14 @@ def check_accessible(model: nn.Module) -> None:
 
     Raises:
         ModelError: some are offloaded, on the device "meta", on several devices, sharded, or not initialized.
+        UnsupportedTowerError: a part was scripted or traced.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedTowerError(
+                f"{name} is a scripted or traced module, whose layers are not accessible: wrap the model before it is "
+                "scripted."
+            )
     tensors = list(named_tensors(model))
     for name, tensor in tensors:
         kinds = [base.__name__ for base in type(tensor).__mro__]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from eclip.explanation.explanation import Explanation
 from eclip.explanation.query import Query
 from eclip.images import ImageLike, name_of, open_image
 from eclip.methods import GROUPS, METHODS, NO_DIFFERENCE, AnyMethod, check_methods, method_names, options_for
+from eclip.registry import check_kind
 from eclip.results.command import was_named
 from eclip.results.provenance import made_by, noted, repeatable
 from eclip.texts.like import Like
@@ -194,6 +195,7 @@ def _able(names: list[str], group: bool, versus: str | None) -> tuple[list[str],
 
 
 def _options(methods: list[str], options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    check_kind(options, Mapping, "options", 'in options={"gem": {"depth": 3}}')
     for name in options:
         if name not in methods:
             raise OptionError(f"got options for {name!r}, but the methods are {', '.join(methods)}.")

@@ -6,7 +6,7 @@ this dict. Importing it does not import torch: a method's file is imported on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +220,7 @@ BETWEEN_TEXTS = ("similarity", "decomposition")
 
 def options_for(name: str, asked: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """The given options that this method has, checked; OptionError for one that no method asked for has."""
+    check_kind(options, Mapping, f"options of {name!r}", "in {'depth': 3}")
     for option in options:
         if not any(option in METHODS[other].options for other in asked):
             owners = [other for other, method in METHODS.items() if option in method.options]

@@ -281,6 +281,7 @@ def _dataset(
     source: Sources,
     texts: Any,
     out: str | Path,
+    /,
     *,
     model: str | Backbone = DEFAULT_MODEL,
     shard: str | None = None,
@@ -296,7 +297,8 @@ def _dataset(
     check_engine(engine, ray_address, concurrency, named=isinstance(model, str))
     folder, part = Path(out).absolute() if engine == "ray" else Path(out), shard_of(shard)
     name = model if isinstance(model, str) else model.name
-    own = {field.name: settings.pop(field.name) for field in fields(Job) if field.name in settings}
+    names = {field.name for field in fields(Job)} - {"task"}
+    own = {name: settings.pop(name) for name in names & settings.keys()}
     job = Job(
         sources=tuple(map(str, _listed(source))),
         texts=texts,

@@ -1,12 +1,13 @@
 """Maps of the example images by each method of `mini`, and the towers to which each method applies.
 
-Both are kept in .docs-cache/ until the code that they depend on changes, since perturbation methods take a minute.
+Both are kept in .docs-cache/ until the code that they depend on changes, since perturbation methods take minutes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sitepages.links import ROOT
 
+_log = logging.getLogger("mkdocs.eclip")
 CACHE = ROOT / ".docs-cache"
 IMAGES = {
     "elephant": ("an elephant", "a man"),
@@ -79,6 +81,7 @@ def draw_method(name: str) -> Drawn:
         path = paths[image] = CACHE / f"{name}-{image}-{_digest({image: texts})}.webp"
         if path.exists():
             continue
+        _log.info("drawing %s of %s, once", name, image)
         source = str(ROOT / "docs" / "images" / f"{image}.jpg")
         try:
             explanation = eclip.explain(source, list(texts), model="mini", method=name, health=False)

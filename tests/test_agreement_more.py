@@ -6,7 +6,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
+from PIL import Image
 from torch import Tensor, nn
 
 import eclip
@@ -21,6 +22,7 @@ import tiny
 import tiny_hf
 from eclip.backbones.host import modules_of
 from eclip.errors import AlteredModelError, GradientError, ModelError
+from eclip.explanation.explain import query_of
 from eclip.methods.surgery import empty_text
 from eclip.words.tokens import read
 from test_agreement import GRADIENTS, adapted, apart, maps, wrapped, wrapped_hf
@@ -474,3 +476,14 @@ def test_backward_hook_in_the_image_tower_does_not_concern_words() -> None:
     model.ln_final.register_full_backward_hook(lambda module, into, out: (2 * into[0],))
     with pytest.raises(AlteredModelError, match=r"backward hook is registered on ln_final "):
         eclip.WORD_METHODS["chefer"](read(backbone, ["a dog"]), image)
+
+
+def test_a_feature_that_overflows_later_is_named() -> None:
+    backbone = tiny.kept("vit")
+    query = query_of(["a"], model=backbone, method="itsm", health=False)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone), keep=0)
+    broken = replace(encoding, feature=encoding.feature.index_fill(0, torch.tensor([1]), torch.inf))
+    named = [(name, Image.new("RGB", (32, 32)), (32, 32)) for name in ("a.png", "b.png")]
+    assert query.answer_encoding(encoding, named)["itsm"].maps.shape[0] == 2
+    with pytest.raises(ModelError, match=r"the feature of b.png by vit contains NaN or infinity: float16"):
+        query.answer_encoding(broken, named)

@@ -5,6 +5,7 @@ One forward pass makes an Encoding, each method turns it into raw maps, and an `
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ from eclip.backbones.encoding import Encoding, encode
 from eclip.backbones.load import backbone_of
 from eclip.backbones.state import check_text_state, text_state
 from eclip.backbones.view import View
-from eclip.errors import NotApplicableError, TextError
+from eclip.errors import ModelError, NotApplicableError, TextError
 from eclip.explanation.checkup import KEEP, Checkup
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.folder import explain_command
@@ -164,11 +165,20 @@ class Query:
         *,
         forward: float = 0.0,
     ) -> dict[str, Explanation]:
-        """As `answer_pixels`, for images that this query's model and view encoded before, in `forward` seconds."""
+        """As `answer_pixels`, for images that this query's model and view encoded before, in `forward` seconds.
+
+        Raises:
+            ModelError: the feature of an image is not finite.
+        """
         self.check_state()
         sources = tuple(source for source, _, _ in named)
         apart = self.text if self.other is None else self.text - self.other
         scores = _numpy(cosine(encoding.feature, apart).float())
+        for source in itertools.compress(sources, ~np.isfinite(scores).all(axis=1)):
+            raise ModelError(
+                f"the feature of {source} by {self.backbone.name} contains NaN or infinity: float16 may overflow; use "
+                "float32 or bfloat16."
+            )
         answers = {}
         for name, options in self.methods.items():
             method = METHODS[name]

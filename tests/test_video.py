@@ -103,6 +103,13 @@ def test_a_lower_rate_holds_after_a_gap(tmp_path: Path) -> None:
     assert [round(frame.time) for frame in frames_of(tmp_path / "gap.mkv", 1)] == [0, 1, 20, 21]
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_video_that_starts_later_is_whole(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"late.{ending}"
+    _uneven(path, [5 + step / 25 for step in range(8)])
+    assert [round(frame.time, 2) for frame in frames_of(path)] == [round(step / 25, 2) for step in range(8)]
+
+
 def test_spans_count_time_and_not_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap between two frames with the text is no interruption; frames without it are, for as long as they last."""
     said = ["yes", "yes", "yes", "no", "no", "yes", "no", "yes"]

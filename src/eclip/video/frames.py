@@ -79,9 +79,10 @@ def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
                     yield Frame(number, time - start, image.rotate(turned, expand=True) if turned else image)
             if start is None:
                 raise DataError(f"{path} has no frame.")
-            if (lasts := _seconds_of(container.streams.video[0])) is not None and end - start < lasts - MISSING:
+            ends = _end_of(container.streams.video[0], start)
+            if ends is not None and end < ends - MISSING:
                 raise DataError(
-                    f"{path} ends after {end - start:.2f} of {lasts:.2f} s: the rest is missing or damaged."
+                    f"{path} ends after {end - start:.2f} of {ends - start:.2f} s: the rest is missing or damaged."
                 )
     except (av.FFmpegError, OSError) as error:
         what = "no such file" if not Path(path).exists() else f"cannot be read as a video ({error})"
@@ -90,10 +91,10 @@ def frames_of(path: str | Path, fps: float | None = None) -> Iterator[Frame]:
         raise DataError(f"{path}: {what}.") from None
 
 
-def _seconds_of(stream: Any) -> float | None:
-    """How long a video stream lasts, as the file says; None if it does not. Matroska has it in a tag."""
+def _end_of(stream: Any, start: float) -> float | None:
+    """When a video stream that starts then ends, as the file says; None if it does not. Matroska has it in a tag."""
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+        return start + float(stream.duration * stream.time_base)
     clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     return None if clock is None else 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
 

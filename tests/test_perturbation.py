@@ -285,6 +285,17 @@ def test_terms_add_up_to_the_feature_and_to_the_map(family: str) -> None:
     torch.testing.assert_close(single, expected[:, :1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("gone", [("bias",), ("weight", "bias")])
+def test_terms_of_a_final_norm_without_some_weights_add_up_too(gone: tuple[str, ...]) -> None:
+    backbone = tiny.backbone("timm vit", torch.float64)
+    for name in gone:
+        setattr(backbone.final_norm, name, None)
+    encoding = eclip.encode(backbone, tiny.pixels(backbone).double())
+    found = terms(encoding)
+    total = found.attention.sum(dim=(1, 2, 3)) + found.rest.sum(dim=1)
+    torch.testing.assert_close(total, normalize(encoding.feature, dim=-1), rtol=0, atol=1e-12)
+
+
 def test_terms_are_those_of_evaluation_without_autocast() -> None:
     backbone = tiny.backbone("vit")
     encoding = eclip.encode(backbone, tiny.pixels(backbone))

@@ -123,7 +123,9 @@ def _to_feature(encoding: Encoding, parts: Tensor, share: float) -> Float[Tensor
         shape = (-1,) + (1,) * (parts.ndim - 1)
         mean = row.mean(dim=-1).reshape(shape)
         deviation = (row.var(dim=-1, correction=0) + norm.eps).sqrt().reshape(shape)
-        parts = ((parts - share * mean) / deviation * norm.weight + share * norm.bias).to(row.dtype)
+        parts = (parts - share * mean) / deviation
+        parts = parts if norm.weight is None else parts * norm.weight
+        parts = (parts if norm.bias is None else parts + share * norm.bias).to(row.dtype)
     elif isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
         raise _altered(encoding, norm)
     zero = backbone.to_feature(parts.new_zeros(1, parts.shape[-1]))[0]

@@ -440,6 +440,14 @@ def test_keep_decides_what_can_be_rerun() -> None:
     assert eclip.encode(backbone, tiny.pixels(backbone), keep=0).inputs == ()
 
 
+def test_one_of_several_images_is_numbered_as_in_a_list() -> None:
+    backbone = tiny.backbone("vit")
+    encoding = eclip.encode(backbone, tiny.pixels(backbone))
+    assert torch.equal(encoding.only(-1).pixels, encoding.only(1).pixels) and len(encoding.only(-1).feature) == 1
+    with pytest.raises(IndexError):
+        encoding.only(2)
+
+
 def test_grid_keeps_the_aspect_ratio_and_bounds_the_patches() -> None:
     backbone = tiny.backbone("vit")  # 4 x 4 patches
     assert backbone.grid_for((100, 100)) == (4, 4)

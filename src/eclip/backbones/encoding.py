@@ -136,8 +136,9 @@ class Encoding:
         return list(zip(self.blocks[-needed:], self.inputs[-needed:], strict=True))
 
     def only(self, image: int) -> Encoding:
-        """The Encoding of one of the images."""
-        one = slice(image, image + 1)
+        """The Encoding of one of the images, by number; -1 is the last, as in a list."""
+        place = range(len(self.pixels))[image]
+        one = slice(place, place + 1)
         known = self.last is not None or "tokens" in self.__dict__
         return replace(
             self,

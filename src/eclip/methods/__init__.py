@@ -89,19 +89,13 @@ class Method(Entry["Tensor"]):
             ShapeError: the texts are not (text, feature) with this model's feature size.
             NotApplicableError: the formula is not applicable to this kind of tower.
         """
-        from torch import Tensor
-
         from eclip.backbones.backbone import eval_no_grad
-        from eclip.backbones.encoding import Encoding
 
-        check_kind(encoding, Encoding, "encoding", "eclip.encode returns it")
-        check_kind(text, Tensor, "text", "eclip.encode_texts returns it")
-        feature = encoding.feature
-        _check_text("text", text, feature.shape[1])
+        _check_given(encoding, text=text)
         options = self.check(options)
         with eval_no_grad(encoding.backbone.model):  # methods that need gradients turn them on
             encoding.check_current()
-            text = text.to(feature.device)
+            text = text.to(encoding.feature.device)
             text = text.clone() if text.is_inference() else text  # autograd rejects inference tensors
             return self.function(encoding, text, **options).float()
 
@@ -119,7 +113,8 @@ class Method(Entry["Tensor"]):
         one row for all texts or one for each, of unit length; the other arguments are those of a call.
 
         Raises:
-            OptionError: this method cannot explain a difference, or one of the options in `self.versus` is given.
+            OptionError: this method cannot explain a difference, one of the options in `self.versus` is given, or an
+                argument has the wrong type.
             ShapeError: versus is neither one text nor one for each text.
         """
         check_methods([self.name], versus=True)
@@ -127,9 +122,7 @@ class Method(Entry["Tensor"]):
         for option in sorted(options.keys() & self.versus.keys()):
             needed = self.versus[option]
             raise OptionError(f"{self.name!r} requires {option}={needed} with versus: leave {option} out.")
-        width = encoding.feature.shape[1]
-        _check_text("text", text, width)
-        _check_text("versus", versus, width)
+        _check_given(encoding, text=text, versus=versus)
         if len(versus) not in (1, len(text)):
             raise ShapeError(f"versus must be one text, or one for each of {len(text)} texts, got {len(versus)}.")
         options, apart = {**options, **self.versus}, text - versus.to(text)
@@ -141,9 +134,17 @@ class Method(Entry["Tensor"]):
         return pro - contra
 
 
-def _check_text(name: str, text: Tensor, width: int) -> None:
-    if text.ndim != 2 or text.shape[1] != width or not len(text):
-        raise ShapeError(f"{name} must be (text, feature) = (1 or more, {width}), got {tuple(text.shape)}.")
+def _check_given(encoding: Any, **texts: Any) -> None:
+    from torch import Tensor
+
+    from eclip.backbones.encoding import Encoding
+
+    check_kind(encoding, Encoding, "encoding", "eclip.encode returns it")
+    width = encoding.feature.shape[1]
+    for name, text in texts.items():
+        check_kind(text, Tensor, name, "eclip.encode_texts returns it")
+        if text.ndim != 2 or text.shape[1] != width or not len(text):
+            raise ShapeError(f"{name} must be (text, feature) = (1 or more, {width}), got {tuple(text.shape)}.")
 
 
 AnyMethod = str | Method

@@ -460,6 +460,17 @@ def test_a_folder_is_locked_while_a_run_writes_to_it(made: Made) -> None:
     train(replace(config, seed=2))
 
 
+@pytest.mark.parametrize("name", [CHECKPOINT, FILE, PICTURE])
+def test_files_of_others_are_not_replaced(name: str, made: Made) -> None:
+    config = made(epochs=1)
+    file = Path(config.out) / name
+    file.parent.mkdir()
+    file.write_text('{"loss": 1}\n3\n')
+    with pytest.raises(ResultError, match=f"contains {name}, but no log of `eclip train`.*move it away, or choose"):
+        train(config)
+    assert [one.name for one in file.parent.iterdir()] == [name] and file.read_text() == '{"loss": 1}\n3\n'
+
+
 def test_a_folder_that_cannot_be_written_says_so(made: Made, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(ResultError, match=r"log.jsonl' cannot be written: File exists"):

@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from eclip.backbones.catalog import HEAD_CONFIG
 from eclip.errors import MissingExtraError, ResultError
 from eclip.files import replace_file
 from eclip.render.colormaps import BACKGROUND, FAINT, INK
+from eclip.training.config import CHECKPOINT
 
 FILE, PICTURE = "log.jsonl", "curve.png"
 ENDINGS = ("stopped", "failed")
@@ -58,6 +60,22 @@ class Log:
                 stream.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise ResultError(f"{str(self.file)!r} can no longer be written: {error.strerror or error}.") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Check that a new run in a folder replaces nothing but an earlier one.
+
+    Raises:
+        ResultError: it has a file of that name, but neither the log nor the head of a run.
+    """
+    taken = [name for name in (CHECKPOINT, FILE, PICTURE) if (folder / name).exists()]
+    found: list[Any] = [*events(folder / FILE)] if (folder / FILE).is_file() else []
+    began = any(isinstance(event, dict) and event.get("event") == "start" for event in found)
+    if taken and not (began or (folder / HEAD_CONFIG).exists()):
+        raise ResultError(
+            f"the folder {str(folder)!r} contains {taken[0]}, but no log of `eclip train`, so it may be yours, and a run "
+            "would replace it: move it away, or choose another folder."
+        )
 
 
 def events(file: Path) -> list[dict[str, Any]]:

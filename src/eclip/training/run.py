@@ -66,8 +66,8 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
         OptionError: an invalid field, or a batch larger than the number of pairs, not divisible by the processes, or
             too small for `mix`.
         DataError: pairs cannot be read, more than 5 % of them are bad, or their texts leave nothing to contrast.
-        ResultError: the folder contains results of another command, another run is writing to it, or the folder or the
-            cache cannot be written.
+        ResultError: the folder contains results of another command, or files that a run would replace and that are
+            not known to be of one; another run is writing to it; or the folder or the cache cannot be written.
         TrainingError: there is nothing to resume, the checkpoint is of another run, the loss is not finite, or another
             process of the run failed.
         KeyboardInterrupt: on Ctrl-C, after the checkpoint was written; SystemExit on SIGTERM.
@@ -75,6 +75,8 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
     """
     config.check()
     check_no_other(Path(config.out), "eclip train")
+    if not resume:
+        log_module.check_replaceable(Path(config.out))
     log_module.check_plot()
     with (
         distributed.joined(config.device) as (rank, world, device),

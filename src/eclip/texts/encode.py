@@ -21,6 +21,7 @@ from eclip.backbones.cached import Kept, announce, rounded, side_hash
 from eclip.backbones.host import is_all_plain, text_side
 from eclip.backbones.state import PROBE
 from eclip.errors import EqualTextsWarning, TextCutWarning, TextError
+from eclip.registry import check_kind
 from eclip.texts.templates import fill, resolve
 
 _PROMPTS_AT_ONCE = 256
@@ -50,11 +51,12 @@ def encode_texts(
     Raises:
         TextError: no text.
         UnknownNameError: no template set of that name.
-        OptionError: a template without its `{}`.
+        OptionError: a template without its `{}`, or a backbone that is none, such as the model itself.
 
     Warns:
         TextCutWarning: a text longer than the model reads, with the words that had no effect.
     """
+    check_kind(backbone, Backbone, "backbone", "eclip.load and eclip.wrap return it")
     if isinstance(texts, str):
         raise TextError(f"texts must be a list of texts, got the single text {texts!r}: write [{texts!r}].")
     sentences = resolve(templates)

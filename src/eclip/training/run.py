@@ -30,6 +30,7 @@ from eclip.datasets.caption_sources import digest
 from eclip.datasets.masks import MaskSet, read_masks
 from eclip.errors import DataError, TrainingError
 from eclip.files import cache_folder, lock, peak_mib
+from eclip.registry import check_kind
 from eclip.results.folder import check_no_other
 from eclip.results.provenance import made_by, versions
 from eclip.training import checkpoint, distributed
@@ -73,6 +74,7 @@ def train(config: TrainConfig, *, resume: bool = False, on_progress: OnProgress 
         KeyboardInterrupt: on Ctrl-C, after the checkpoint was written; SystemExit on SIGTERM.
         EclipError: the model, the guide or the masks cannot be used.
     """
+    check_kind(config, TrainConfig, "config", "eclip.TrainConfig(train_data=...) makes it")
     config.check()
     check_no_other(Path(config.out), "eclip train")
     if not resume:

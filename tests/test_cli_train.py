@@ -276,6 +276,10 @@ def test_a_run_is_not_lost_by_another(trained: Run, tiny_name: str, pairs: Path,
     (out / "checkpoint.pt").unlink()
     assert run(*asked).exit_code == 2, "the head is there"
     assert run(*asked, "--resume").exit_code == 1, "nothing to resume"
+    (foreign := tmp_path / "foreign").mkdir()
+    (foreign / "checkpoint.pt").write_text("mine")
+    for more in ((), ("--overwrite",), ("--overwrite", "--dry-run")):
+        assert "may be yours" in run(*asked[:-1], foreign, *more).stderr
     anew = run(*asked, "--overwrite", "--seed", 1)
     assert anew.exit_code == 0, anew.output
     assert (out / "eclip_head.safetensors").read_bytes() != before["eclip_head.safetensors"]

@@ -236,6 +236,10 @@ def _check_place(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise OptionError("--resume and --overwrite exclude each other: leave one of them out.")
     check_no_other(folder, "eclip train")
+    if not resume:
+        from eclip.training.log import check_replaceable
+
+        check_replaceable(folder)
     held = [name for name in KEPT if (folder / name).exists()]
     if held and not (resume or overwrite):
         raise OptionError(

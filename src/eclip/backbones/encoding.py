@@ -210,7 +210,8 @@ def encode(
             timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
             (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
         graph: how many of these blocks keep an autograd graph of their MLP, 6 to 11 times the memory of their input, so
-            that `legrad` does not run it again; None = all. No value depends on it.
+            that `legrad` does not run it again; None = all. Only the last six can, in float32, and not the block that
+            computes a single row, the last one of a ViT with CLS. No value depends on it.
 
     Raises:
         ShapeError: pixels are not (image, 3, height, width), or a side is not a multiple of the patch.

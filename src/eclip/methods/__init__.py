@@ -32,7 +32,7 @@ class Method(Entry["Tensor"]):
             because it is neither linear in the text nor a gradient of the score.
         polarity: whether `explain` warns of maps that are upside down; False if these warnings were too often wrong, or
             missed too many flipped maps (docs/health.md).
-        graph: whether it takes gradients inside the blocks it reruns, so that `encode` can save it their forward pass.
+        graph: whether it takes gradients of the mean output of each block it reruns, whose graph `encode` can keep.
     """
 
     kind: str

@@ -51,7 +51,7 @@ def encode_texts(
     Raises:
         TextError: no text.
         UnknownNameError: no template set of that name.
-        OptionError: a template without its `{}`, or a backbone that is none, such as the model itself.
+        OptionError: a template without its `{}`, or a model in place of the backbone that `eclip.wrap` makes of it.
 
     Warns:
         TextCutWarning: a text longer than the model reads, with the words that had no effect.

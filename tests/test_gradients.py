@@ -385,6 +385,13 @@ def test_legrad_runs_no_mlp_whose_graph_is_known(family: str, graph: int, passes
     assert len(calls) == passes
 
 
+@pytest.mark.parametrize(("family", "graphs"), [("vit", 5), ("vit, average pool", 6), ("siglip", 0), ("resnet", 0)])
+def test_graphs_are_kept_only_where_legrad_reads_them(family: str, graphs: int) -> None:
+    backbone = tiny.backbone(family)
+    memo = eclip.encode(backbone, tiny.pixels(backbone), graph=None).memo
+    assert sum(isinstance(key, tuple) for key in memo) == graphs
+
+
 class _NoDerivative(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

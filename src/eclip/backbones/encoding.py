@@ -210,8 +210,9 @@ def encode(
             timm, LeGrad), "bicubic" (Grad-ECLIP, MaskCLIP), "bilinear" (CLIP Surgery), "bicubic_plus01" (scale factor
             (grid + 0.1) / native; DINO, SCLIP, NACLIP, ClearCLIP).
         graph: how many of these blocks keep an autograd graph of their MLP, 6 to 11 times the memory of their input, so
-            that `legrad` does not run it again; None = all. Only the last six can, in float32, and not the block that
-            computes a single row, the last one of a ViT with CLS. No value depends on it.
+            that `legrad` does not run it again; None = all. Only the last six can, in float32; not the block that
+            computes a single row, the last one of a ViT with CLS; and none below a MAP head, where `legrad` differs.
+            No value depends on it.
 
     Raises:
         ShapeError: pixels are not (image, 3, height, width), or a side is not a multiple of the patch.
@@ -231,6 +232,7 @@ def encode(
         blocks = backbone.blocks_at(grid, positions)
         first = 0 if keep is None else max(0, len(blocks) - keep)
         graphs = max(first, 0 if graph is None else len(blocks) - graph)
+        graphs = len(blocks) if backbone.pooling == "latent" else graphs  # nothing would read them
         walked = len(blocks) - WALKED  # whatever `keep` is, so that the bits do not depend on it
         inputs, entry, row, memo = [], None, None, dict[Hashable, Any]()
         for index, block in enumerate(blocks):

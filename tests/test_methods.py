@@ -440,7 +440,7 @@ def test_a_difference_checks_its_sides_and_its_options() -> None:
         itsm.difference(encoding, text[:2], text)
     with pytest.raises(ShapeError, match="versus must be"):
         itsm.difference(encoding, text, text[0])
-    with pytest.raises(OptionError, match="versus must be of type Tensor, as eclip.encode_texts returns it, got list"):
+    with pytest.raises(OptionError, match=r"versus must be of type Tensor, .*, got list"):
         itsm.difference(encoding, text, ["a cat"])  # type: ignore[arg-type]
     for option, value in {"features": True, "reference": text[0]}.items():
         with pytest.raises(OptionError, match=f"'surgery' requires {option}=.*leave {option} out"):

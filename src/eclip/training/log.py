@@ -73,8 +73,8 @@ def check_replaceable(folder: Path) -> None:
     began = any(isinstance(event, dict) and event.get("event") == "start" for event in found)
     if taken and not (began or (folder / HEAD_CONFIG).exists()):
         raise ResultError(
-            f"the folder {str(folder)!r} contains {taken[0]}, but no log of `eclip train`, so it may be yours, and a run "
-            "would replace it: move it away, or choose another folder."
+            f"the folder {str(folder)!r} contains {taken[0]}, but no log of `eclip train`, so it may be yours, and a "
+            "run would replace it: move it away, or choose another folder."
         )
 
 

@@ -212,6 +212,26 @@ def test_a_turned_video_is_upright(tmp_path: Path) -> None:
     assert turned[:, -1].mean() > 200 > 50 > turned[:, 0].mean()
 
 
+def test_a_film_is_found_from_any_folder_and_kept_if_its_video_is_gone(
+    clip: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = _explain(Path("clip.mp4"), tiny_name, fps=5)
+    found.save("out")
+    monkeypatch.chdir("below")
+    assert found.at(0.0).image().size == SIZE
+    found.save(tmp_path / "out")
+    with pytest.raises(OptionError, match="is in the output folder"):
+        found.save(tmp_path)
+    (tmp_path / "clip.mp4").unlink()
+    for again in (lambda: found.at(0.0), lambda: found.save(tmp_path / "out")):
+        with pytest.raises(DataError, match=r"clip.mp4 is no longer there: restore it, or explain it again"):
+            again()
+    assert len(list(frames_of(tmp_path / "out" / "clip.mp4"))) == 6
+
+
 def test_pixels_that_are_not_square_are_stretched(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "wide.mp4"), "w") as film:
         stream = film.add_stream("libx264", rate=10)

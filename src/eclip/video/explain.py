@@ -112,9 +112,15 @@ class VideoExplanation:
 
     def _again(self) -> Iterator[Frame]:
         """The frames of the file, if it is still the one that was explained."""
-        if file_state(Path(self.path)) not in (None, self.state):
-            raise DataError(f"{self.path} has changed since it was explained: explain it again.")
-        return frames_of(self.path, self.fps)
+        if (now := file_state(Path(self._file))) != self.state:
+            what = "is no longer there" if now is None else "has changed since it was explained"
+            raise DataError(f"{self.path} {what}: restore it, or explain it again.")
+        return frames_of(self._file, self.fps)
+
+    @property
+    def _file(self) -> str:
+        """The path of the video, whatever the current folder is; a URL as it is."""
+        return self.path if self.state is None else str(self.state[0])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each frame: "frame", "time" and "texts", with the columns of a table but "image"."""
@@ -162,7 +168,7 @@ class VideoExplanation:
             DataError: the video cannot be read anymore, or has changed.
         """
         folder, frames = Path(folder), self._again()
-        earlier = begin(folder, self.path, self.texts, overwrite=overwrite)
+        earlier = begin(folder, self.path, self.texts, file=self._file, overwrite=overwrite)
         release = lock(folder)
         try:
             self._write(folder, frames, earlier, on_frame)
@@ -184,7 +190,7 @@ class VideoExplanation:
             "stopped": self.stopped,
             "spans": [span._asdict() for span in self.spans()],
             "provenance": {**self.frames[0].provenance, "command": self.command},
-            "files": {"video": str(Path(self.path).resolve()), "film": name, "rows": ROWS, "maps": MAPS},
+            "files": {"video": str(Path(self._file).resolve()), "film": name, "rows": ROWS, "maps": MAPS},
         }
 
         def note(*, complete: bool) -> None:
@@ -304,22 +310,25 @@ def film_of(source: str) -> str:
     return f"{slug(Path(source).stem) or 'video'}.mp4"
 
 
-def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool) -> str | None:
+def begin(folder: Path, source: str, texts: Sequence[str], *, overwrite: bool, file: str | None = None) -> str | None:
     """Check that an explanation may be written into a folder, and create it; returns the film that is there.
+
+    `file` is the path of the video, if `source` is not, because the current folder may be another.
 
     Raises:
         OptionError: the video itself is in it.
         ResultError: it contains something else, or cannot be written.
     """
     check_no_other(folder, VIDEO)
-    if Path(source).resolve().parent == folder.resolve():
+    video = Path(file or source).resolve()
+    if video.parent == folder.resolve():
         raise OptionError(f"{source} is in the output folder, where a film could replace it: choose another folder.")
     try:
         before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
     ours = isinstance(before, dict) and before.get("schema") == SCHEMA
-    asked = [str(Path(source).resolve()), list(texts)]
+    asked = [str(video), list(texts)]
     if ours and not overwrite and [before["files"].get("video"), before["texts"]] != asked:
         raise ResultError(
             f"the folder {str(folder)!r} contains the explanation of another video or other texts: choose another "

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import RmsNorm
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate, normalize
 
 import eclip
 import tiny
 from eclip.backbones.encoding import Encoding
-from eclip.errors import OptionError
+from eclip.errors import NotApplicableError, OptionError
 from eclip.methods import METHODS
 from eclip.methods.decompose import terms
 from eclip.methods.occlusion import _windows
@@ -294,6 +295,15 @@ def test_terms_of_a_final_norm_without_some_weights_add_up_too(gone: tuple[str, 
     found = terms(encoding)
     total = found.attention.sum(dim=(1, 2, 3)) + found.rest.sum(dim=1)
     torch.testing.assert_close(total, normalize(encoding.feature, dim=-1), rtol=0, atol=1e-12)
+
+
+def test_a_final_norm_that_is_no_layer_norm_is_not_applicable() -> None:
+    model = tiny.model("timm vit")
+    model.visual.trunk.norm = RmsNorm(32)
+    backbone = eclip.wrap(model, mean=tiny.MEAN, std=tiny.STD)
+    encoding, text = eclip.encode(backbone, tiny.pixels(backbone)), tiny.texts(backbone)
+    with pytest.raises(NotApplicableError, match="its final norm is a RmsNorm, not a LayerNorm"):
+        METHODS["decompose"](encoding, text)
 
 
 def test_terms_are_those_of_evaluation_without_autocast() -> None:

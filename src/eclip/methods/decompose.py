@@ -38,7 +38,8 @@ def decompose(
         Signed. Without `centered`, the sum over patches plus all other terms is the score.
 
     Raises:
-        NotApplicableError: the tower averages its patches, or norms in the attention output or the head mix the parts.
+        NotApplicableError: the tower averages its patches, norms in the attention output or the head mix the parts, or
+            the final norm is no LayerNorm.
         AlteredModelError: the final norm was modified.
     """
     layers, rest = _stream(encoding)
@@ -148,10 +149,13 @@ def _check_norm(encoding: Encoding, norm: nn.LayerNorm, row: Float[Tensor, "imag
             raise _altered(encoding, norm)
 
 
-def _altered(encoding: Encoding, norm: nn.Module) -> AlteredModelError:
+def _altered(encoding: Encoding, norm: nn.Module) -> AlteredModelError | NotApplicableError:
     backbone = encoding.backbone
     where = path_of(backbone.model, norm)
-    stands, way = next(iter(oddities(where, norm)), (f"{where} is a {type(norm).__name__}", "Use a LayerNorm"))
+    if not (found := oddities(where, norm)):
+        why = f"its final norm is a {type(norm).__name__}, not a LayerNorm"
+        return NotApplicableError("decompose", backbone.name, backbone.family, why)
+    stands, way = found[0]
     return AlteredModelError(
         f"'decompose' reads the weights of the final norm of {backbone.name}, but {stands}. {way}, then explain again."
     )

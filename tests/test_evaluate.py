@@ -192,7 +192,7 @@ def test_parts_of_a_run_are_the_whole(
     same["on_progress"] = lambda _, done, total: seen.append((done, total))
     first = evaluate(masks, shard="1/2", **same)
     assert (first.missing, first.results["rows"], seen) == (2, [], [(0, 3), (3, 3)])
-    assert "2 batches missing" in repr(first) and not (tmp_path / "results.json").exists()
+    assert "2 batches missing" in repr(first) and first._repr_html_() is None and not (tmp_path / "results.json").exists()
     with pytest.raises(OptionError, match="overwrite would delete"):
         evaluate(masks, shard="0/2", overwrite=True, **same)
     with pytest.raises(OptionError, match="shard must be I/N"):
@@ -213,6 +213,15 @@ def test_an_unreadable_image_is_no_missing_batch(folder: Path, tmp_path: Path) -
     assert evaluate(masks, shard="0/3", **same).missing == 2  # of four
     assert evaluate(masks, shard="1/3", **same).missing == 1
     assert len(evaluate(masks, shard="2/3", **same).results["failures"]) == 1
+
+
+def test_unreadable_images_of_all_parts_count_together(folder: Path, tmp_path: Path) -> None:
+    masks = broken(folder, tmp_path / "data", 60, [4, 5, 20, 21])
+    same: dict[str, Any] = {"out": tmp_path / "out", "methods": "itsm", "models": tiny.backbone("vit")}
+    assert evaluate(masks, shard="0/2", **same).missing == 2
+    with pytest.raises(DataError, match="4 of 60 images"):
+        evaluate(masks, shard="1/2", **same)
+    assert not (tmp_path / "out/results.json").exists()
 
 
 def test_batches_change_rounding_alone(found: Evaluation, masks: MaskSet, tmp_path: Path) -> None:

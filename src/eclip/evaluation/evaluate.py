@@ -177,7 +177,10 @@ def evaluate(
     found: Found = {}
     drawn: list[dict[str, Any]] = []
     for one, task, store in zip(asked, tasks, stores, strict=True):
-        found[one.backbone.name] = task.record(store), store.notes()
+        notes = store.notes()
+        failures = [failure for note in notes for failure in note.failures]  # of all parts
+        _check_failures(failures, len(images.items), images.name)
+        found[one.backbone.name] = task.record(store), notes
         if isinstance(task, LocalizeTask):
             drawn += draw_examples(task, found[one.backbone.name][0], folder, examples, on_progress)
     repeat = None

@@ -59,7 +59,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         data, rows = self.results["data"], self.results["rows"]
-        size = f"{self.missing} batches missing" if self.missing else f"{len(rows)} rows"
+        size = f"{self.missing} batch{'es' * (self.missing > 1)} missing" if self.missing else f"{len(rows)} rows"
         return f"Evaluation({data['name']}, {data['images']} images, {size}, {self.results['protocol']['name']})"
 
     @staticmethod
@@ -87,9 +87,9 @@ class Evaluation:
 
         return page_of([self])
 
-    def _repr_html_(self) -> str:
-        """The table, for notebooks."""
-        return plain_table(self.results)
+    def _repr_html_(self) -> str | None:
+        """The table, for notebooks; None if there is none yet."""
+        return None if self.missing else plain_table(self.results)
 
     def check(self, expected: str | Path, tolerance: float = 0.002) -> list[str]:
         """Differences from stored numbers, one line each; empty if all are within tolerance.

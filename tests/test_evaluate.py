@@ -32,7 +32,7 @@ from eclip.cli import app
 from eclip.datasets.caption_sources import read_pairs
 from eclip.datasets.masks import VOID, Masked, MaskSet, present, read_masks
 from eclip.datasets.pair import PairSet
-from eclip.errors import DataError, DataWarning, EqualTextsWarning, ImageError, OptionError, ResultError
+from eclip.errors import DataError, DataWarning, EqualTextsWarning, ImageError, ModelError, OptionError, ResultError
 from eclip.evaluation.evaluate import evaluate
 from eclip.evaluation.evaluation import Evaluation
 from eclip.evaluation.protocols import PROTOCOLS, Protocol
@@ -192,7 +192,8 @@ def test_parts_of_a_run_are_the_whole(
     same["on_progress"] = lambda _, done, total: seen.append((done, total))
     first = evaluate(masks, shard="1/2", **same)
     assert (first.missing, first.results["rows"], seen) == (2, [], [(0, 3), (3, 3)])
-    assert "2 batches missing" in repr(first) and first._repr_html_() is None and not (tmp_path / "results.json").exists()
+    assert "2 batches missing" in repr(first) and first._repr_html_() is None
+    assert not (tmp_path / "results.json").exists()
     with pytest.raises(OptionError, match="overwrite would delete"):
         evaluate(masks, shard="0/2", overwrite=True, **same)
     with pytest.raises(OptionError, match="shard must be I/N"):
@@ -456,6 +457,15 @@ def test_shuffling_takes_all_that_is_learned_from_image_tower_and_head() -> None
                 if own.numel() > 7 and own.unique().numel() > 1:
                     assert bool((own != made).any()) == learned, name
         assert all((one == before[name]).all() for name, one in backbone.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch.ao
+def test_integers_cannot_be_shuffled(masks: MaskSet, tmp_path: Path) -> None:
+    backbone = tiny.backbone("vit")
+    torch.ao.quantization.quantize_dynamic(backbone.model.visual, {torch.nn.Linear}, inplace=True)
+    with pytest.raises(ModelError, match="image tower is quantized"):
+        evaluate(masks, out=tmp_path / "out", methods="itsm", models=backbone, protocol="sanity-v1")
+    assert not (tmp_path / "out").exists()
 
 
 class _Recorder:

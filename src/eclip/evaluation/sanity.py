@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from eclip.backbones.backbone import Backbone
 from eclip.backbones.encoding import encode
-from eclip.backbones.host import HOOKS, all_modules
+from eclip.backbones.host import HOOKS, all_modules, image_side, is_quantized
 from eclip.backbones.wrap import wrap
-from eclip.errors import OptionError
+from eclip.errors import ModelError, OptionError
 from eclip.evaluation.pair_task import EncodedImages, PairTask, Scores
 from eclip.evaluation.query import EvaluationQuery, check_own_images, joined
 from eclip.evaluation.report.numbers import SIGNED, SIZES
@@ -94,7 +94,15 @@ def shuffled(backbone: Backbone, seed: int = 0) -> Backbone:
 
     Each tensor keeps its mean and spread, but everything learned is gone, the running statistics of batch norms and
     the weights of frozen ones (buffers) included. The model itself is not changed.
+
+    Raises:
+        ModelError: the image tower is quantized: its integers are not all parameters, and would keep what they learned.
     """
+    if is_quantized(*image_side(backbone)):
+        raise ModelError(
+            f"the weights of {backbone.name} cannot be shuffled, because its image tower is quantized: use the model "
+            "before quantization."
+        )
     shared: dict[int, Any] = {}  # hooks are called, not copied: they may hold locks or other models
     for module in all_modules(backbone.model):
         own = vars(module)

@@ -112,6 +112,17 @@ def test_a_run_goes_on_with_the_same_question_alone(tmp_path: Path) -> None:
     assert json.loads((folder / "question.json").read_text())["batch_size"] == 8
 
 
+def test_parts_of_a_run_begin_it_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        open_run(tmp_path, {**OURS, "every": 1})
+        ResultStore(tmp_path, "m", "a").write(0, BatchResult({}))
+
+    monkeypatch.setattr("eclip.evaluation.store.check_no_other", meanwhile)
+    open_run(tmp_path, {**OURS, "every": 1})
+    assert ResultStore(tmp_path, "m", "a").missing() == []
+
+
 def test_what_differs_between_questions_is_told_as_deep_as_it_goes(tmp_path: Path) -> None:
     open_run(tmp_path, {**OURS, "methods": {"itsm": {}, "legrad": {"depth": 4}}, "data": {"every": 1, "split": "val"}})
     with pytest.raises(ResultError) as told:

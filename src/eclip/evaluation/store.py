@@ -138,11 +138,11 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
         ResultError: the folder contains a run with different settings or unrelated files, or cannot be written.
     """
     file, question, emptied = folder / QUESTION, json.loads(json.dumps(question)), {"schema": question["schema"]}
-    held = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
-    before = _question(file)
+    held = [name for name in (QUESTION, *FOLDERS, *FILES) if (folder / name).exists()]
+    before = _question(file)  # after the look at what is there, since another part of the same run may just begin it
     if not str(before.get("schema")).startswith("eclip.eval/"):
         check_no_other(folder, "eclip eval")
-        if held := [QUESTION] * file.exists() + held:
+        if held:
             raise ResultError(
                 f"the folder {str(folder)!r} contains {', '.join(held)}, not written by eclip: choose another folder."
             )
@@ -155,8 +155,9 @@ def open_run(folder: Path, question: dict[str, Any], *, overwrite: bool = False)
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(emptied).encode())  # so that a partly removed run is ours, and not resumed
-        for path in (folder / name for name in held):
+        if held:  # so that a partly removed run is ours, and not resumed
+            replace_file(file, json.dumps(emptied).encode())
+        for path in (folder / name for name in held if name != QUESTION):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise ResultError(f"the folder {str(folder)!r} cannot be written: {error.strerror or error}.") from error

@@ -206,6 +206,8 @@ def test_parts_of_a_run_are_the_whole(
     whole = evaluate(masks, **same)
     assert whole.missing == 0 and untimed(whole) == untimed(found) and seen[:3] == [(0, 4), (3, 4), (4, 4)]
     assert Evaluation.load(tmp_path).results == json.loads(json.dumps(whole.results))
+    alone = evaluate(masks, shard="0/1", **{**same, "out": tmp_path / "alone"})
+    assert alone.missing == 0 and untimed(alone) == untimed(found), "all of it, in one of several processes"
 
 
 def test_an_unreadable_image_is_no_missing_batch(folder: Path, tmp_path: Path) -> None:

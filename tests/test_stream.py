@@ -258,6 +258,7 @@ def test_each_process_of_torchrun_takes_the_gpu_with_its_number(monkeypatch: pyt
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [own_device(one) for one in ("auto", "cuda", "cpu", "cuda:1")] == ["cuda:3", "cuda:3", "cpu", "cuda:1"]
+    assert own_device(None) is None, "the CPU"
     monkeypatch.delenv("LOCAL_RANK")
     assert own_device("auto") == "auto"
 

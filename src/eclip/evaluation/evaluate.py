@@ -112,7 +112,8 @@ def evaluate(
         examples: number of best and of worst images to draw for each method, in localization tasks. 0 = none.
         expected: file of stored numbers, as for `Evaluation.check`: its protocol and data must match this run, which is
             checked before anything is measured.
-        shard: "I/N": only the I-th of N parts of the batches, from 0. Under torchrun, each process takes its own part.
+        shard: "I/N": only the I-th of N parts of the batches, from 0. Under torchrun, each process takes its own
+            part; "0/1" is all of the work, as in a training script where only the first process calls this.
         on_progress: called with the model, the number of images done and the total, of this part.
 
     Raises:

@@ -12,15 +12,18 @@ from eclip.errors import OptionError
 def shard_of(given: str | None) -> tuple[int, int]:
     """The part of the work that "I/N" means, from 0, and of how many; None is all of it.
 
-    Under torchrun, each process takes its own.
+    Under torchrun, each process takes its own, or with "0/1" all of it.
 
     Raises:
-        OptionError: it is not of this form, or given under torchrun.
+        OptionError: it is not of this form, or is another part than these under torchrun.
     """
     rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if rank is not None and world is not None:
+    if rank is not None and world is not None and given != "0/1":
         if given is not None:
-            raise OptionError("under torchrun, each process takes its own share of the work: leave --shard out.")
+            raise OptionError(
+                "under torchrun, each process takes its own share of the work: leave --shard out, or give 0/1 in the one "
+                "process that is to do all of it."
+            )
         return int(rank), int(world)
     if given is None:
         return 0, 1
@@ -33,7 +36,7 @@ def shard_of(given: str | None) -> tuple[int, int]:
 def own_device(device: Any) -> Any:
     """The device of this process: under torchrun, the GPU with its number."""
     rank = os.environ.get("LOCAL_RANK")
-    if rank is None or str(device) not in ("None", "auto", "cuda"):
+    if rank is None or str(device) not in ("auto", "cuda"):
         return device
     import torch
 

@@ -174,7 +174,8 @@ def explain_dataset(
             "table" adds the columns of `Explanation.to_pandas` to the index.
         layout: "tar" or "folder", for each shard.
         index: "jsonl" or "parquet".
-        shard: "I/N": only the I-th of N parts of the work, from 0. Under torchrun, each process takes its own part.
+        shard: "I/N": only the I-th of N parts of the work, from 0. Under torchrun, each process takes its own
+            part; "0/1" is all of the work, as in a training script where only the first process calls this.
         engine: "process" (this one) or "ray".
         ray_address: of a Ray cluster; None = a local one.
         concurrency: Ray actors that explain at the same time; None = one for each GPU, or two without.

@@ -104,6 +104,8 @@ def test_eval(folder: Path, tiny_name: str, tmp_path: Path) -> None:  # noqa: F8
     assert told["images"] == results["data"]["images"]
     assert told["batches_per_model"] == len(list((out / "parts").rglob("*.npz")))
     assert dry(*asked)["continues"] and dry(*asked)["images"] > told["images"]
+    assert dry(*asked, "--batch-size", 3, "--shard", "1/2")["batches_of_this_part"] == 1
+    assert "shard must be I/N" in run(*asked, "--shard", "2/2", "--dry-run").stderr
     lost = run("eval", "folder", "--root", tmp_path / "none", "--dry-run")
     assert lost.exit_code == 1 and "no such folder" in lost.stderr
 

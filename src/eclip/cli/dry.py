@@ -114,8 +114,10 @@ def evaluation(data: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]
     from eclip.evaluation.evaluate import selected
     from eclip.evaluation.protocols import protocol_of
     from eclip.evaluation.scored import scored_methods
+    from eclip.results.share import shard_of
 
     check_no_other(out, "eclip eval")
+    part, parts = shard_of(settings["shard"])
     rules = protocol_of(settings["protocol"])
     chosen = {name: settings[name] for name in ("root", "split", "every", "limit")}
     images = selected(data, rules, **chosen)[1]
@@ -124,7 +126,10 @@ def evaluation(data: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]
     told |= {"models": settings["models"], "methods": list(scored_methods(settings["methods"], rules))}
     told |= {"device": settings["device"], "images": count}
     told |= {"classes": len(images.classes)} if isinstance(images, MaskSet) else {}
-    told |= {"batch_size": size, "batches_per_model": batches(count, size), "out": str(out)}
+    told |= {"batch_size": size, "batches_per_model": batches(count, size)}
+    if parts > 1:
+        told["batches_of_this_part"] = len(range(part, batches(count, size), parts))
+    told["out"] = str(out)
     if (out / "question.json").is_file():
         told["continues"] = "an earlier run in this folder, if it asked the same"
     return told

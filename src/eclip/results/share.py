@@ -21,8 +21,8 @@ def shard_of(given: str | None) -> tuple[int, int]:
     if rank is not None and world is not None and given != "0/1":
         if given is not None:
             raise OptionError(
-                "under torchrun, each process takes its own share of the work: leave --shard out, or give 0/1 in the one "
-                "process that is to do all of it."
+                "under torchrun, each process takes its own share of the work: leave --shard out, or give 0/1 where one "
+                "process alone is to do all of it."
             )
         return int(rank), int(world)
     if given is None:

@@ -261,6 +261,13 @@ def broken(folder: Path, to: Path, count: int, bad: list[int]) -> MaskSet:
     return read_masks(to)
 
 
+@pytest.mark.parametrize("protocol", ["explain-v1", "segment-v1", "absent-v1"])
+def test_every_number_that_masks_show_needs_a_name(masks: MaskSet, tmp_path: Path, protocol: str) -> None:
+    fewer = replace(masks, classes={1: "dog", 3: "grass"})
+    with pytest.raises(DataError, match=r"0\.png shows \[2\], but the named classes are 1, 3"):
+        evaluate(fewer, out=tmp_path, methods="itsm", models=tiny.backbone("vit"), protocol=protocol)
+
+
 def test_broken_images_are_named_and_many_of_them_stop_the_run(folder: Path, tmp_path: Path) -> None:
     few = broken(folder, tmp_path / "few", 21, [4])
     found = evaluate(few, out=tmp_path / "a", methods="itsm", models=tiny.backbone("vit"))

@@ -50,7 +50,7 @@ class AbsentTask:
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
-        found, failures = opened(items, start)
+        found, failures = opened(items, start, self.asked.classes)
         seconds, rows = {"forward": 0.0}, list[tuple[int, NDArray[Any], NDArray[Any]]]()
         for group, encoding, spent in self.asked.encoded(found):
             seconds["forward"] += spent

@@ -89,7 +89,7 @@ def draw_examples(
         slow = [one.method for one in wanted if METHODS[one.method].kind == "perturbation"]
         by = f" (slow: {', '.join(dict.fromkeys(slow))})" if slow else ""
         on_progress(f"examples of {model}{by}", done, len(missing))
-        found, failures = opened(data.items[place : place + 1], place)
+        found, failures = opened(data.items[place : place + 1], place, data.classes)
         if failures:
             raise DataError(f"{failures[0][0]} was scored, but can no longer be read: {failures[0][1]}")
         _, encoding, _ = next(iter(asked.encoded(found)))

@@ -66,7 +66,7 @@ class PairTask(Generic[PairRules]):
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
-        found, failures = opened(items, start)
+        found, failures = opened(items, start, self.asked.classes)
         not_applicable, seconds = dict[str, str](), {"forward": 0.0}
         places: list[tuple[int, int]] = []
         scores: list[Scores] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -257,12 +257,15 @@ def readable(
             yield place, item, image
 
 
-def opened(items: Sequence[Masked], start: int) -> tuple[list[Opened], list[tuple[str, str]]]:
-    """Images and masks of a batch whose first item has the place `start`, and (name, error) of the unreadable."""
+def opened(items: Sequence[Masked], start: int, classes: Collection[int]) -> tuple[list[Opened], list[tuple[str, str]]]:
+    """Images and masks of a batch whose first item has the place `start`, and (name, error) of the unreadable.
+
+    A mask that shows a number without a name among the `classes` of the set is unreadable.
+    """
 
     def read(place: int, item: Masked) -> Opened | tuple[str, str]:
         try:
-            return Opened(place, item.open(), item.read())
+            return Opened(place, item.open(), replace(item, numbers=item.numbers.intersection(classes)).read())
         except (ImageError, DataError) as error:
             return item.name, str(error)
 

@@ -81,7 +81,7 @@ class SegmentTask:
 
     def score(self, items: Sequence[Masked], start: int) -> BatchResult:
         """Score a batch of images; `start` is the position of the first in the data set."""
-        found, failures = opened(items, start)
+        found, failures = opened(items, start, self.asked.classes)
         not_applicable, seconds = dict(self.not_applicable), {"forward": 0.0}
         finer = self.asked.refine is not None and REFINEMENTS[self.asked.refine].finer
         groups: dict[tuple[int, ...], list[Opened]] = {}

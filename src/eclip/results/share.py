@@ -21,7 +21,7 @@ def shard_of(given: str | None) -> tuple[int, int]:
     if rank is not None and world is not None and given != "0/1":
         if given is not None:
             raise OptionError(
-                "under torchrun, each process takes its own share of the work: leave --shard out, or give 0/1 where one "
+                "under torchrun, each process takes its own share of the work: leave --shard out, or give 0/1 if one "
                 "process alone is to do all of it."
             )
         return int(rank), int(world)

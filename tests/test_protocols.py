@@ -146,6 +146,9 @@ def test_the_name_of_ours_with_other_rules_is_refused(masks: MaskSet, tmp_path: 
         evaluate(masks, out=tmp_path / "run", methods="itsm", models=tiny.backbone("vit"), protocol=other)
     assert not (tmp_path / "run").exists()
     assert protocol_of(replace(other, name="mine-v1")).name == "mine-v1"
+    for wrong in (ours.rules, None):
+        with pytest.raises(OptionError, match=rf"a Protocol of your own, got {type(wrong).__name__}"):
+            protocol_of(wrong)  # type: ignore[arg-type]
 
 
 def test_headlines_are_numbers_that_every_row_has_and_that_know_a_better(masks: MaskSet, tmp_path: Path) -> None:

@@ -77,12 +77,17 @@ def protocol_of(protocol: str | Protocol) -> Protocol:
 
     Raises:
         UnknownNameError: there is none.
-        OptionError: a custom protocol has the name of a built-in one, but different rules.
+        OptionError: it is neither; or a custom protocol has the name of a built-in one, but different rules.
     """
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS:
             raise UnknownNameError("protocol", protocol, PROTOCOLS, "`eclip protocols ls`")
         return PROTOCOLS[protocol]
+    if not isinstance(protocol, Protocol):
+        raise OptionError(
+            f"protocol must be a name in eclip.PROTOCOLS, such as {DEFAULT_PROTOCOL!r}, or one of its values, or a "
+            f"Protocol of your own, got {type(protocol).__name__}."
+        )
     if (name := protocol.name) in PROTOCOLS:
         ours, yours = PROTOCOLS[name].plain(), protocol.plain()
         if other := [key for key, one in ours.items() if key != "summary" and yours[key] != one]:

@@ -142,6 +142,17 @@ def test_of_a_pair_tensors_and_several_images_are_refused(name: str) -> None:
         eclip.errors.EclipError, match=r"NumPy arrays, but inside is a Tensor: use np.asarray\(inside\)"
     ):
         eclip.METRICS[name](heat, torch.from_numpy(inside), outside)
+    with pytest.raises(eclip.errors.EclipError, match="NumPy arrays, but heat is a Tensor"):
+        eclip.METRICS[name](torch.from_numpy(heat), inside, outside)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("name", [one.name for one in eclip.METRICS.values() if one.kind == "gaze"])
+def test_of_gaze_tensors_are_refused(name: str) -> None:
+    points = np.array([[0.5, 0.5], [0.1, 0.9]])
+    for heat in (torch.rand(5, 6), [[0.1, 0.2]]):
+        with pytest.raises(eclip.errors.EclipError, match="NumPy arrays, but heat is a"):
+            eclip.METRICS[name](heat, points, *[points] * (name == "shuffled_auc"))
 
 
 @pytest.mark.usefixtures("shapes_unchecked")

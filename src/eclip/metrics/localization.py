@@ -197,10 +197,15 @@ def check_thresholds(thresholds: Float[np.ndarray, " threshold"]) -> None:
         raise OptionError(f"thresholds must be strictly ascending, got {thresholds.tolist()}: sort them.")
 
 
+def check_array(name: str, array: object) -> None:
+    """Raise EclipError if a heat map or mask is not an array."""
+    if not isinstance(array, np.ndarray):
+        raise EclipError(f"metrics take NumPy arrays, but {name} is a {type(array).__name__}: use np.asarray({name}).")
+
+
 def check_boolean(name: str, mask: Bool[np.ndarray, "*axes"]) -> None:
     """Raise EclipError if a mask is not a boolean array."""
-    if not isinstance(mask, np.ndarray):
-        raise EclipError(f"metrics take NumPy arrays, but {name} is a {type(mask).__name__}: use np.asarray({name}).")
+    check_array(name, mask)
     if mask.dtype != bool:
         raise EclipError(f"{name} must be boolean, got {mask.dtype}: compare it, as in mask == 15.")
 
@@ -212,8 +217,9 @@ def parts(
 
     Raises:
         ShapeError: heat is not (height, width), or a mask does not have its shape.
-        EclipError: heat is outside [0, 1] or NaN, inside is empty, or masks are not boolean or overlap.
+        EclipError: heat is no array, outside [0, 1] or NaN, inside is empty, or masks are not boolean or overlap.
     """
+    check_array("heat", heat)
     for name, mask in (("inside", inside), ("outside", outside)):
         check_boolean(name, mask)
     if heat.ndim != 2:

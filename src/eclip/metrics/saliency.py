@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
 from eclip.errors import EclipError, OptionError
-from eclip.metrics.localization import Heat, parts
+from eclip.metrics.localization import Heat, check_array, parts
 from eclip.metrics.separation import greater
 
 Fixations = Float[np.ndarray, "fixation 2"]
@@ -108,6 +108,7 @@ def _share(heat: Heat) -> Float[np.ndarray, "height width"]:
 
 def _check(heat: Heat, fixations: np.ndarray) -> None:
     """Raise EclipError if there is no fixation, one is outside the image, or heat is not in [0, 1]."""
+    check_array("heat", heat)
     points = np.asarray(fixations)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not ((points >= 0) & (points <= 1)).all():
         raise EclipError("fixations must be (fixation, 2), at least one, as shares of width and height in [0, 1].")

@@ -373,6 +373,10 @@ def test_plain_words_follow_the_intervals_by_hand() -> None:
     tighter = result(numbers | controls | {"ONES": (0.2, 0.1, 0.46)})
     marks = [(mark, names) for mark, names, _ in verdicts(tighter, labels(tighter), ranked(tighter))]
     assert ("▲", []) in marks and ("≈", ["a", "b"]) in marks, "an interval overlaps that of a baseline"
+    tasks = {"localize": "true mask", "ground": "true boxes", "gaze": "true fixations", "points": "true answers"}
+    for task, wanted in tasks.items():
+        results["protocol"]["task"] = task
+        assert wanted in verdicts(results, labels(results), ranked(results))[0][2]
 
 
 def test_lines_and_points_lie_where_their_numbers_are() -> None:

@@ -20,8 +20,10 @@ def figures(results: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
     found = []
     if any("curve" in row for row in rows):
         fact, name = ("class_curve", "class mIoU") if key == "class_miou" else ("curve", "mIoU")
-        series = _series(results, fact, results["protocol"]["rules"]["thresholds"])
-        note = "Each line peaks at its best threshold. All lines start at the same value: everything is inside."
+        thresholds = results["protocol"]["rules"]["thresholds"]
+        series = _series(results, fact, thresholds)
+        note = "Each line peaks at its best threshold."
+        note += " All lines start at the same value: everything is inside." if thresholds[0] == 0 else ""
         found.append(("Over thresholds", note, lines("Over thresholds", series, "threshold", f"{name}, %")))
     for name in dict.fromkeys(name for row in rows for name in row.get("curves", {})):
         shares = next(row["shares"] for row in rows if "curves" in row)

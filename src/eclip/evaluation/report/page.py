@@ -15,7 +15,7 @@ from eclip.errors import ResultError
 from eclip.evaluation.report.charts import figures, legend
 from eclip.evaluation.report.numbers import FEW, MINUS, column, unit
 from eclip.evaluation.report.table import best_control, by_method, by_run, keys_of, labels, ranked
-from eclip.evaluation.report.text import rules, verdicts
+from eclip.evaluation.report.text import rules, truth, verdicts
 from eclip.render.html import render
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def _run(evaluation: Evaluation) -> dict[str, Any]:
         "said": _said(results),
         "unit": "Percent." if units == {"%"} else "Shares of 1." if units == {""} else "",
         "control": control and control["method"],
+        "truth": truth(results),
         "table": by_method(results, pick=pick) if keys else None,
         "meanings": [column(key) for key in keys],
         "figures": figures(results),

@@ -80,8 +80,7 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
     best, row = methods[0]
     said = f"{'leads with' if len(methods) > 1 else 'has'} {column(key)[0]} {interval(key, row)}"
     if ceiling := [row for _, row in rows if row["method"] == BOUND]:
-        truth = "answers" if task == "points" else "mask"
-        said += f"; the true {truth} on the patch grid would reach {interval(key, ceiling[0])}"
+        said += f"; the true {truth(results)} on the patch grid would reach {interval(key, ceiling[0])}"
     found = [("★", [label[best]], said)]
     if names := [label[place] for place in level_with_best(key, methods)]:
         found.append(("≈", [label[best], *names], "cannot be told apart: their 95 % intervals overlap"))
@@ -100,6 +99,12 @@ def verdicts(results: Mapping[str, Any], label: dict[int, str], order: list[int]
             found += _some("▼", names, f"{alike}, or its inverse (|correlation| above {most}): {why}")
         found += _some("≈", flat, "flat maps, which have no ranks: comparisons with them are left out")
     return found
+
+
+def truth(results: Mapping[str, Any]) -> str:
+    """What the ceiling shows on the patch grid; "" if there is no ceiling."""
+    shown = {"points": "answers", "gaze": "fixations", "ground": "boxes"}.get(results["protocol"]["task"], "mask")
+    return shown if any(row["method"] == BOUND for row in results["rows"]) else ""
 
 
 def level_with_best(key: str, methods: list[tuple[int, Any]]) -> list[int]:
@@ -146,7 +151,7 @@ def _against(
     found += _some(
         "≈", unsure, f"better than the best baseline ({told}), but not beyond the interval: more images are needed"
     )
-    return found + _some("▼", no, f"no better than the best baseline ({told}), which sees neither image nor text")
+    return found + _some("▼", no, f"no better than the best baseline ({told}), which uses neither image nor model")
 
 
 def _upside_down(methods: list[tuple[int, Any]], label: dict[int, str]) -> list[tuple[str, list[str], str]]:

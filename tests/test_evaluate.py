@@ -712,7 +712,9 @@ def test_command_line_checks_shows_and_refuses(
 
 
 @pytest.mark.long
-def test_command_line_tells_each_mismatch_and_each_broken_image(folder: Path, tiny_name: str, tmp_path: Path) -> None:
+def test_command_line_tells_each_mismatch_and_each_broken_image(
+    folder: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(*words: str) -> Any:
         return CliRunner().invoke(app, ["eval", "folder", "--models", tiny_name, "--examples", "0", *words])
 
@@ -720,6 +722,11 @@ def test_command_line_tells_each_mismatch_and_each_broken_image(folder: Path, ti
     own = ["--root", str(tmp_path / "few"), "-o", str(tmp_path / "run"), "--methods", "rollout,gradeclip,itsm"]
     shown = run(*own)
     assert shown.exit_code == 1 and f"failed: {tmp_path / 'few/images/04.png'} is not a readable image" in shown.stderr
+    with monkeypatch.context() as patch:  # torchrun would stop the processes that try again to read it
+        patch.setenv("RANK", "1")
+        patch.setenv("WORLD_SIZE", "2")
+        again = run(*own)
+    assert again.exit_code == 0 and "04.png is not a readable image" in again.stderr
     results = json.loads((tmp_path / "run/results.json").read_text())
     stored = tmp_path / "stored.json"
     [itsm] = [row for row in results["rows"] if row["method"] == "itsm"]

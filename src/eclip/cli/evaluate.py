@@ -133,7 +133,7 @@ def evaluate(
         typer.echo(f"check: {line}", err=True)
     if check is not None and not missed and not quiet:
         typer.echo(f"check: all numbers match {check}.", err=True)
-    if missed or found.results["failures"]:
+    if missed or (found.results["failures"] and "RANK" not in os.environ):  # torchrun would stop those that try again
         raise typer.Exit(1)
 
 

@@ -340,6 +340,13 @@ def test_a_picture_that_is_gone_is_an_error(masks: MaskSet, tmp_path: Path) -> N
         one.report()
 
 
+def test_a_run_in_the_home_folder_is_found(found: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(found.folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(found.folder.parent))
+    place = f"~/{found.folder.name}"  # as `evaluate(out=)` takes it
+    assert Evaluation.load(place).check(place) == [] and report(place) == found.report()
+
+
 def test_a_notebook_shows_the_table(found: Evaluation) -> None:
     page = Page(found._repr_html_())
     assert len(page.cells) == 1 + len(found.results["rows"])

@@ -69,7 +69,7 @@ class Evaluation:
         Raises:
             ResultError: it contains no results, or they cannot be read.
         """
-        file = Path(folder) / RESULTS
+        file = Path(folder).expanduser() / RESULTS
         found = read_results(file)
         if found.get("schema") != SCHEMA or not {"protocol", "data"} <= found.keys():
             raise ResultError(
@@ -250,6 +250,7 @@ def read_results(file: Path) -> dict[str, Any]:
     Raises:
         ResultError: it cannot be read, or contains no results.
     """
+    file = file.expanduser()
     file = file / RESULTS if file.is_dir() else file
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ def report(folders: str | Path | Sequence[str | Path], *, title: str | None = No
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
     if not listed:
         raise OptionError("a report requires the folder of at least one run.")
-    return page_of([_loaded(Path(folder)) for folder in listed], title)
+    return page_of([_loaded(Path(folder).expanduser()) for folder in listed], title)
 
 
 def _loaded(folder: Path) -> Evaluation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import tarfile
 import warnings
 from dataclasses import replace
@@ -133,6 +134,9 @@ def test_captions_of_a_video_are_drawn_together(tmp_path: Path) -> None:
     (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     pairs = DATASETS["table"].read(folder)
     assert isinstance(pairs, PairSet) and pairs.group_numbers() == [n // 2 for n in range(12)]
+    lacking = "\n".join(json.dumps(row | {"group": math.nan}) for row in rows)
+    (folder / "lacking.jsonl").write_text(lacking, encoding="utf-8")
+    assert DATASETS["table"].read(folder / "lacking.jsonl").group_numbers() == list(range(12)), "each is alone"
     with pytest.warns(DataWarning, match="12 images of table form only 6 groups"):
         found = run(pairs, tmp_path / "out", methods="fast", protocol="recognize-v1")
     assert (row(found, "model")["images"], row(found, "model")["groups"]) == (12, 6)
@@ -184,7 +188,7 @@ def test_a_table_names_groups_and_keeps_an_image_in_one(tmp_path: Path) -> None:
 def test_tars_name_groups_in_their_json(tmp_path: Path) -> None:
     folder = pack(tmp_path)
     with tarfile.open(folder / "a.tar", "w") as archive:
-        for seed, group in enumerate(["x", "y", "x", None]):
+        for seed, group in enumerate(["x", "y", "x", None, math.nan, math.nan]):
             archive.add(folder / f"images/{seed:02d}.png", f"{seed}.png")
             archive.add(folder / f"masks/{seed:02d}.png", f"{seed}.seg.png")
             told = json.dumps({} if group is None else {"group": group}).encode()
@@ -192,7 +196,7 @@ def test_tars_name_groups_in_their_json(tmp_path: Path) -> None:
             member.size = len(told)
             archive.addfile(member, io.BytesIO(told))
     found = DATASETS["shards"].read(folder)
-    assert isinstance(found, MaskSet) and found.group_numbers() == [0, 1, 0, 2]
+    assert isinstance(found, MaskSet) and found.group_numbers() == [0, 1, 0, 2, 3, 4]
 
 
 @real

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections import defaultdict
@@ -90,7 +91,7 @@ def _group(member: Member | None) -> str:
         given = json.loads(member.text).get("group") if member else None
     except (ValueError, AttributeError):
         return ""
-    return "" if given is None else str(given)
+    return "" if given is None or (isinstance(given, float) and math.isnan(given)) else str(given)
 
 
 def _add(classes: dict[int, str], member: Member | None, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,8 +93,8 @@ def _rows(file: Path) -> Iterator[_Row]:
                         f"line {line} of {file} has {len(row) + len(more)} columns, but the header has {len(row)}: a "
                         f"text with {_SEPARATORS[kind]!r} needs quotes."
                     )
-                if isinstance(row, dict) and isinstance(row.get("group"), int | float):
-                    row["group"] = str(row["group"])
+                if isinstance(row, dict) and isinstance(group := row.get("group"), int | float):
+                    row["group"] = "" if math.isnan(group) else str(group)  # pandas writes a missing one as NaN
                 parts = [row.get(key) or "" for key in _Row._fields[1:]] if isinstance(row, dict) else [""]
                 if not all(isinstance(part, str) for part in parts) or not all(map(str.strip, parts[:2])):
                     raise DataError(

@@ -316,9 +316,15 @@ def test_examples_of_equal_names_are_named(server: Served, images: Path) -> None
     answer = ask(server, "explain", images=[own], texts=two, method="itsm")["images"][0]
     assert [one["text"] for one in answer["texts"]] == ["like image.png", "mug"]
     assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='mug')" in answer["repeat"]["python"]
+    two[1]["box"] = [0, 1, 20, 19]
+    for path, of in (("explain", {"images": [own], "method": "itsm"}), ("compare", {"image": own, "methods": ["itsm"]})):
+        answer = ask(server, path, texts=two, **of)
+        python = answer.get("images", [answer])[0]["repeat"]["python"]
+        assert "eclip.like('FILE', box=(0, 1, 20, 19), name='mug')" in python
     for query, status, words in (
         ({"like": own, "box": [0, 0, 9999, 9]}, 400, ["OptionError", "is not inside the image"]),
         ({"like": own, "box": [0, 0, 9]}, 422, ["texts.0"]),
+        ({"like": own, "name": "  "}, 422, ["texts.0.Example.name"]),
         ({"like": "unknown"}, 404, ["UnknownImage"]),
     ):
         refused(server.client.post(f"{API}explain", json={"images": [own], "texts": [query]}), status, *words)

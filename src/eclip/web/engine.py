@@ -137,7 +137,7 @@ class Engine:
             picture = held.image
             named = [(held.name, picture, picture.size)]
             [one] = query.answer_encoding(encoding, named, forward=forward).values()
-            found.append(one)
+            found.append(replace(one, provenance=_with_boxes(one.provenance, texts)))
         return found, said
 
     def _queries(self, given: Sequence[str | schemas.Example]) -> list[str | Like]:
@@ -215,7 +215,8 @@ class Engine:
         settings: dict[str, Any] = {"methods": methods, "models": backbone, "versus": asked.versus, "view": VIEW}
         texts = self._queries(asked.texts)
         query, said = noted(lambda: ComparisonQuery(texts, **settings))
-        return query.answer(held.image, held.name, lambda model, method: check()), said
+        found = query.answer(held.image, held.name, lambda model, method: check())
+        return replace(found, provenance=_with_boxes(found.provenance, texts)), said
 
     def segment(self, asked: schemas.Segment) -> tuple[Segmentation, list[str]]:
         """A class for each pixel of an image, and warnings about their words."""
@@ -232,6 +233,13 @@ class Engine:
 
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         return noted(lambda: concepts(held.image, model=backbone, count=asked.count))[0]
+
+
+def _with_boxes(made: dict[str, Any], texts: Sequence[str | Like]) -> dict[str, Any]:
+    """Provenance with the region of each example, which its name need not say, for the lines of Python."""
+    boxes = {one.name: one.parts[0][1].box for one in texts if isinstance(one, Like)}
+    own = {name: {**made["examples"][name], "box": box} for name, box in boxes.items()}
+    return {**made, "examples": own} if own else made
 
 
 def _options(asked: schemas.Query) -> dict[str, Any]:

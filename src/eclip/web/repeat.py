@@ -60,8 +60,10 @@ def _is_written(names: Sequence[str], made: dict[str, Any]) -> bool:
 
 def _queries(names: Sequence[str], made: dict[str, Any]) -> list[str]:
     """Texts, and for examples the calls that make them; those with names do not say which file they are."""
-    files = {name: one["like"] for name, one in made.get("examples", {}).items()}
-    calls = {name: f"'FILE', name={name!r}" if file is None else repr(file) for name, file in files.items()}
+    calls = {}
+    for name, one in made.get("examples", {}).items():
+        box = "" if one["box"] is None else f"box={one['box']}, "
+        calls[name] = repr(one["like"]) if one["like"] else f"'FILE', {box}name={name!r}"
     return [_Code(f"eclip.like({calls[name]})") if name in calls else name for name in names]
 
 

@@ -58,7 +58,9 @@ class Example(BaseModel):
     box: tuple[Side, Side, Side, Side] | None = Field(
         None, description="Left, top, right, bottom in its pixels, right and bottom exclusive; null = all of it."
     )
-    name: Text | None = Field(None, description='In the answer; null = that of its file: "like mug.jpg:0,0,64,48".')
+    name: Text | None = Field(
+        None, pattern=r"\S", description='In the answer; null = that of its file: "like mug.jpg:0,0,64,48".'
+    )
 
 
 def _few(queries: list[str | Example]) -> list[str | Example]:

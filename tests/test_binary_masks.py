@@ -167,7 +167,9 @@ def test_a_mask_after_a_jpeg_or_a_blur_is_refused(tmp_path: Path) -> None:
     assert items[3].read().sum() == shape(3).sum()
     Image.open(stream).convert("RGB").save(tmp_path / "masks/rgb.png")
     Image.open(stream).convert("RGBA").save(tmp_path / "masks/rgba.png")
-    for name in ("0", "rgb", "rgba"):
+    disk = np.hypot(*np.mgrid[-60:60, -80:80]) < 40
+    KINDS["0 and 255"](disk).save(tmp_path / "masks/webp.png", "webp", quality=80)  # its channels differ by 1
+    for name in ("0", "rgb", "rgba", "webp"):
         with pytest.raises(DataError, match="threshold its pixels to 0 or 255"):
             thing(tmp_path / f"masks/{name}.png", 3)
     assert not smooth(np.array([[0, 40, 90, 200, 255]] * 30, np.uint8)), "gray values of many objects are no blur"

@@ -118,8 +118,8 @@ def object_in(picture: Image.Image, name: str) -> Bool[np.ndarray, "height width
         values = shape_of(picture, name)
         if picture.mode == "P" and not values.any():  # an all-black palette
             values = np.array(picture)
-    if values.ndim == 3 and (values == values[..., :1]).all():
-        values = values[..., 0]
+    if values.ndim == 3 and np.ptp(values, axis=-1).max() <= 1:  # a gray mask; a lossy WebP of one is off by 1
+        values = values.max(axis=-1)
     if values.ndim == 2:
         refuse_smooth(values, name)
     return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)

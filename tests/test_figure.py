@@ -24,7 +24,7 @@ from eclip.errors import OptionError
 from eclip.explanation.explanation import Explanation
 from eclip.explanation.health import Health
 from eclip.render.colormaps import COLORMAPS, LEVELS, oklab, table
-from eclip.render.figure import WIDTHS, Cell, Line, figure
+from eclip.render.figure import POINTS, WIDTHS, Cell, Line, _wrapped, figure
 from eclip.results.marks import is_ours
 from test_cli import run
 from test_explanation import _by_hand
@@ -138,6 +138,14 @@ def test_control_characters_leave_an_svg_readable() -> None:
     cell = Cell(Image.new("RGB", (32, 32)), title="a \x1b[1mdog\0")
     figure([Line([cell])], width=1, dpi=30).savefig(buffer := io.BytesIO(), format="svg")
     assert "dog" in "".join(ElementTree.fromstring(buffer.getvalue()).itertext())
+
+
+@pytest.mark.parametrize("text", ["猫" * 40, "supercalifragilisticexpialidocious" * 2, "dogs and " * 20])
+@pytest.mark.parametrize("most", [1, 2])
+def test_lines_fit_and_long_words_are_cut_and_not_dropped(text: str, most: int) -> None:
+    lines = _wrapped(text, 1.0, POINTS, most)
+    assert len(lines) == most and lines[-1].endswith("…") and len(lines[-1]) > 4
+    assert all(len(line) * POINTS * (1 if "猫" in line else 0.5) <= 72 for line in lines)
 
 
 def test_a_flat_map_has_no_outline() -> None:

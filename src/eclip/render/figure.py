@@ -10,6 +10,7 @@ import math
 import numbers
 import textwrap
 import threading
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -293,8 +294,13 @@ def _high(points: float, lines: int) -> float:
 
 def _wrapped(text: str, room: float, points: float, most: int) -> list[str]:
     """Lines that fit in so many inches, by the mean width of a letter; the last one is shortened."""
-    letters = max(4, int(room * 72 / (0.56 * points)))
-    return textwrap.wrap(printable(" ".join(text.split())), letters, max_lines=most, placeholder=" …")
+    plain = printable(" ".join(text.split()))
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in plain) / max(1, len(plain))
+    letters = max(4, int(room * 72 / ((0.56 + 0.44 * wide) * points)))
+    lines = textwrap.wrap(plain, letters, max_lines=most, placeholder=" …")
+    if lines and lines[-1] == "…":  # a word that is longer than the line was dropped
+        lines[-1] = textwrap.wrap(plain, letters)[len(lines) - 1][: letters - 1] + "…"
+    return lines
 
 
 @cache

@@ -301,6 +301,17 @@ def test_compare_and_choose_a_method(page: Any) -> None:
     answered(page)
     assert page.input_value("#method") == "gem"
     assert page.locator("#chips [aria-pressed=true]").inner_text().startswith("the sea")
+    page.click("#tab-map")
+    page.select_option("#versus", "the sea")
+    answered(page)
+    page.click("#tab-compare")
+    page.click("#compare-choice summary")
+    page.check("#compare-methods input[value=attention]")
+    page.click("#compare-run")
+    page.wait_for_selector(".grid")
+    rows = page.locator(".grid tbody tr").all_inner_texts()
+    assert [row.split()[0] for row in rows] == ["itsm", "gem", "attention", "rollout"]
+    assert all("not applicable: it cannot explain the difference" in row for row in rows[2:])
 
 
 @pytest.mark.long

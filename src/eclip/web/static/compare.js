@@ -31,14 +31,22 @@ function waiting() {
 
 async function run() {
   if (!state.image || !state.texts.length) return waiting()
-  const methods = [...$('compare-methods').querySelectorAll('input:checked')].map(box => box.value)
-  if (!methods.length) { $('compare').replaceChildren(h('p', {class: 'hint'}, 'Choose at least one method.')); return }
+  const picked = [...$('compare-methods').querySelectorAll('input:checked')].map(box => box.value)
+  const methods = picked.filter(name => !state.versus || parts.methods.get(name).versus)
+  const others = picked.filter(name => !methods.includes(name))
+    .map(method => ({method, why: 'it cannot explain the difference of two texts'}))
+  if (!methods.length) {
+    const kind = others.length ? 'method that can explain the difference of two texts' : 'method'
+    $('compare').replaceChildren(h('p', {class: 'hint'}, `Choose at least one ${kind}.`))
+    return
+  }
   const asked = {texts: state.texts, methods, model: state.model, versus: state.versus}
   busy($('compare'), `${methods.length} methods on one image …`)
   try {
     $('compare-choice').open = false
     found = await fresh(id => post('compare', {...asked, image: id}, latest('compare')),
       () => JSON.stringify([keys(), state.versus]))
+    found.rows.push(...others)
     if (found.warnings.length) say(found.warnings.join(' '))
     draw()
   } catch (error) { tell($('compare'), error) }

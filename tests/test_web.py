@@ -316,6 +316,8 @@ def test_examples_of_equal_names_are_named(server: Served, images: Path) -> None
     answer = ask(server, "explain", images=[own], texts=two, method="itsm")["images"][0]
     assert [one["text"] for one in answer["texts"]] == ["like image.png", "mug"]
     assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='mug')" in answer["repeat"]["python"]
+    answer = ask(server, "explain", images=[other], texts=two[:1], method="itsm")["images"][0]  # of another image.png
+    assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='like image.png')" in answer["repeat"]["python"]
     two[1]["box"] = [0, 1, 20, 19]
     for path, of in (("explain", {"images": [own], "method": "itsm"}), ("compare", {"image": own, "methods": ["itsm"]})):
         answer = ask(server, path, texts=two, **of)

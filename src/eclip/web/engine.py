@@ -128,7 +128,7 @@ class Engine:
         settings: dict[str, Any] = {"method": asked.method, "versus": asked.versus, "refine": asked.refine}
         settings |= {"templates": asked.templates, "health": asked.health}
         own = _options(asked)
-        texts = self._queries(asked.texts)
+        texts = self._queries(asked.texts, images)
         query, said = noted(lambda: query_of(texts, model=backbone, **settings, **own))
         found = []
         for image in images:
@@ -140,18 +140,21 @@ class Engine:
             found.append(replace(one, provenance=_with_boxes(one.provenance, texts)))
         return found, said
 
-    def _queries(self, given: Sequence[str | schemas.Example]) -> list[str | Like]:
-        """What to look for; examples are called like their files, unless they have names.
+    def _queries(self, given: Sequence[str | schemas.Example], images: Sequence[str]) -> list[str | Like]:
+        """What to look for in images; examples are called like their files, unless they have names.
 
         Raises:
             Refusal: the image of an example is gone.
         """
-        return [one if isinstance(one, str) else self._example(one) for one in given]
+        ids = {*images, *(one.like for one in given if not isinstance(one, str))}
+        names = [self.store.get(id).name for id in ids]
+        return [one if isinstance(one, str) else self._example(one, names) for one in given]
 
-    def _example(self, given: schemas.Example) -> Like:
+    def _example(self, given: schemas.Example, names: Sequence[str]) -> Like:
         held = self.store.get(given.like)
         file = held.name if given.box is None else f"{held.name}:{','.join(map(str, given.box))}"
-        return Like(((1.0, Example((held.image,), given.box, file, file)),), given=given.name)
+        spec = file if names.count(held.name) == 1 else None  # else a command would read one file for two
+        return Like(((1.0, Example((held.image,), given.box, spec, file)),), given=given.name)
 
     def words(self, asked: schemas.Words) -> tuple[WordRelevance, list[str]]:
         """How much each word counts."""
@@ -213,7 +216,7 @@ class Engine:
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         methods = asked.methods if isinstance(asked.methods, str) else list(asked.methods)
         settings: dict[str, Any] = {"methods": methods, "models": backbone, "versus": asked.versus, "view": VIEW}
-        texts = self._queries(asked.texts)
+        texts = self._queries(asked.texts, [asked.image])
         query, said = noted(lambda: ComparisonQuery(texts, **settings))
         found = query.answer(held.image, held.name, lambda model, method: check())
         return replace(found, provenance=_with_boxes(found.provenance, texts)), said

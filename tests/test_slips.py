@@ -58,6 +58,8 @@ FAST = [name for name, method in METHODS.items() if method.kind != "perturbation
         ("train --train-data x --texts word", "texts must be one of captions, words, got 'word'"),
         ("words a.jpg -t dog --template single", "There is no option --template: each word of a text has its own"),
         ("words a.jpg -t dog --templates single", 'whole sentence as the text, such as -t "a photo of a dog".'),
+        ("words a.jpg --like dog.jpg", "There is no option --like: an example has no words"),
+        ("concepts a.jpg --like dog.jpg", "There is no option --like: concepts are found without examples"),
         ("explain a.jpg -t dog --force", "write --overwrite."),
         ("explain a.jpg -t dog --json maybe", "maybe"),
         ("explain a.jpg -t dog --json=maybe", "does not take a value"),

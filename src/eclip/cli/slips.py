@@ -58,6 +58,8 @@ HOW = {
 WITHOUT = {
     ("words", "--template"): "each word of a text has its own relevance, so write the whole sentence as the text, such "
     'as -t "a photo of a dog"',
+    ("words", "--like"): 'an example has no words, so write a text, such as -t "a dog", or use `eclip explain --like`',
+    ("concepts", "--like"): "concepts are found without examples; `eclip explain --like` looks for them",
 }
 """Options of other commands that have no meaning in a command, and what to do instead."""
 SOURCES = ("--image", "--images", "--photo", "--photos", "--source", "--sources", "--input", "--file", "-i")

@@ -317,9 +317,15 @@ def test_examples_of_equal_names_are_named(server: Served, images: Path) -> None
     assert [one["text"] for one in answer["texts"]] == ["like image.png", "mug"]
     assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='mug')" in answer["repeat"]["python"]
     answer = ask(server, "explain", images=[other], texts=two[:1], method="itsm")["images"][0]  # of another image.png
-    assert answer["repeat"]["command"] is None and "eclip.like('FILE', name='like image.png')" in answer["repeat"]["python"]
+    assert (
+        answer["repeat"]["command"] is None
+        and "eclip.like('FILE', name='like image.png')" in answer["repeat"]["python"]
+    )
     two[1]["box"] = [0, 1, 20, 19]
-    for path, of in (("explain", {"images": [own], "method": "itsm"}), ("compare", {"image": own, "methods": ["itsm"]})):
+    for path, of in (
+        ("explain", {"images": [own], "method": "itsm"}),
+        ("compare", {"image": own, "methods": ["itsm"]}),
+    ):
         answer = ask(server, path, texts=two, **of)
         python = answer.get("images", [answer])[0]["repeat"]["python"]
         assert "eclip.like('FILE', box=(0, 1, 20, 19), name='mug')" in python

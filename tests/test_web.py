@@ -308,6 +308,26 @@ def test_examples_are_those_of_like(
     )
 
 
+def test_an_example_is_encoded_once(server: Served, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import eclip.texts.like
+
+    calls: list[Any] = []
+    real = eclip.texts.like._mean_feature
+    monkeypatch.setattr(eclip.texts.like, "_mean_feature", lambda *given: calls.append(1) or real(*given))
+    own = upload(server, (images / "a.png").read_bytes(), "once.png")["id"]
+    asked: list[dict[str, Any]] = [{"like": own, "box": [1, 2, 20, 30]}, {"like": own}]
+    first = ask(server, "explain", images=[own], texts=["a dog", *asked], method="itsm")["images"][0]
+    asked[0]["name"] = "mug"
+    again = ask(server, "explain", images=[own], texts=["a cat", *asked], method="itsm")["images"][0]
+    assert len(calls) == 2 and [one["score"] for one in first["texts"][1:]] == [
+        one["score"] for one in again["texts"][1:]
+    ]
+    assert (
+        "--like=once.png" in first["repeat"]["command"]
+        and "'FILE', box=(1, 2, 20, 30), name='mug'" in again["repeat"]["python"]
+    )
+
+
 def test_examples_of_equal_names_are_named(server: Served, images: Path) -> None:
     own, other = (upload(server, (images / name).read_bytes(), "image.png")["id"] for name in ("a.png", "b.jpg"))
     two: list[dict[str, Any]] = [{"like": own}, {"like": other}]

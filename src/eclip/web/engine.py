@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ from eclip.web.store import Held, Store
 from eclip.web.worker import Check, Need
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eclip.backbones.backbone import Backbone
     from eclip.backbones.encoding import Encoding
     from eclip.discovery.concepts import Concepts
@@ -154,7 +156,7 @@ class Engine:
         held = self.store.get(given.like)
         file = held.name if given.box is None else f"{held.name}:{','.join(map(str, given.box))}"
         spec = file if names.count(held.name) == 1 else None  # else a command would read one file for two
-        return Like(((1.0, Example((held.image,), given.box, spec, file)),), given=given.name)
+        return _Kept(((1.0, Example((held.image,), given.box, spec, file)),), given=given.name, held=held)
 
     def words(self, asked: schemas.Words) -> tuple[WordRelevance, list[str]]:
         """How much each word counts."""
@@ -236,6 +238,20 @@ class Engine:
 
         held, backbone = self.store.get(asked.image), self.model(asked.model)[1]
         return noted(lambda: concepts(held.image, model=backbone, count=asked.count))[0]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Kept(Like):
+    """A region of an image, or all of it, that each model encodes only once."""
+
+    held: Held = field(kw_only=True)
+
+    def encoded(self, backbone: Backbone, view: View, templates: str | Sequence[str]) -> tuple[Tensor, dict[str, Any]]:
+        known, key = self.held.examples, (backbone.name, self.parts[0][1].box)
+        if key not in known:
+            known[key] = super().encoded(backbone, view, templates)
+        feature, made = known[key]
+        return feature, {**made, "like": self.spec}
 
 
 def _with_boxes(made: dict[str, Any], texts: Sequence[str | Like]) -> dict[str, Any]:

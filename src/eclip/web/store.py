@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -23,6 +23,8 @@ from eclip.web.refusals import Refusal, gone
 from eclip.web.settings import Limits
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eclip.backbones.encoding import Encoding
 
 LONGEST_NAME = 120
@@ -37,6 +39,7 @@ class Held:
         name: of its file, as the caller gave it; never used as a path.
         source: RGB and upright, or the file of the gallery that it is read from.
         encodings: by model, with the seconds of their forward pass.
+        examples: features of its regions and of all of it, as examples, by model and box, with their provenance.
         used: when it was last asked for.
         stays: it belongs to the gallery and is not forgotten; its encodings are.
         stamp: of its file in the gallery, when it was encoded.
@@ -47,6 +50,7 @@ class Held:
     name: str
     source: Image.Image | Path
     encodings: dict[str, tuple[Encoding, float]] = field(default_factory=dict)
+    examples: dict[tuple[str, Any], tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
     used: float = 0.0
     stays: bool = False
     stamp: tuple[int, ...] = ()
@@ -75,6 +79,7 @@ class Held:
                 stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
             if stamp != self.stamp:
                 self.encodings.clear()
+                self.examples.clear()
                 self.stamp, self.thumbnail = stamp, b""
 
     @property

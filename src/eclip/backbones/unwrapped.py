@@ -61,7 +61,7 @@ def check_accessible(model: nn.Module) -> None:
         ModelError: some are offloaded, on the device "meta", on several devices, sharded, or not initialized.
         UnsupportedTowerError: a part was scripted or traced.
     """
-    for name, module in model.named_modules():
+    for name, module in modules_of(model):
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedTowerError(
                 f"{name} is a scripted or traced module, whose layers are not accessible: wrap the model before it is "

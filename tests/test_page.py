@@ -643,18 +643,23 @@ def test_a_link_restores_what_was_shown(page: Any, browser: Any, server: Served)
     context.close()
 
 
-@pytest.mark.long
-def test_a_forgotten_image_is_sent_again(page: Any, server: Served, tmp_path: Path) -> None:
-    page.set_input_files("#file", large("cat.jpg", tmp_path))
-    page.fill("#text", "a cat")
-    page.press("#text", "Enter")
-    answered(page)
+def ask_after_forgetting(page: Any, server: Served) -> None:
+    """Add a second text, after the server has forgotten what was uploaded."""
     for held in [one for one in server.state.store._held.values() if not one.stays]:
         server.state.store.forget(held.id)
     page.fill("#text", "a keyboard")
     page.press("#text", "Enter")
     answered(page)
     assert page.locator("#chips li").count() == 2 and not page.query_selector("#text-error .error")
+
+
+@pytest.mark.long
+def test_a_forgotten_image_is_sent_again(page: Any, server: Served, tmp_path: Path) -> None:
+    page.set_input_files("#file", large("cat.jpg", tmp_path))
+    page.fill("#text", "a cat")
+    page.press("#text", "Enter")
+    answered(page)
+    ask_after_forgetting(page, server)
     page.said.clear()  # the browser logs the 404
 
 
@@ -842,12 +847,7 @@ def test_an_image_sent_for_an_example_is_sent_again(page: Any, server: Served, t
     answered(page)
     look_at(page, "street.jpg", texts=False)
     answered(page)
-    for held in [one for one in server.state.store._held.values() if not one.stays]:
-        server.state.store.forget(held.id)
-    page.fill("#text", "a keyboard")
-    page.press("#text", "Enter")
-    answered(page)
-    assert page.locator("#chips li").count() == 2 and not page.query_selector("#text-error .error")
+    ask_after_forgetting(page, server)
     page.click("#example")
     page.keyboard.press("Escape")
     assert page.locator("#picker").is_hidden() and page.locator("#example").get_attribute("aria-pressed") == "false"

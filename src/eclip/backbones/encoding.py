@@ -179,9 +179,11 @@ class Encoding:
         Call it inside `gradients`; that of the last blocks may be known from `encode`.
         """
         with torch.no_grad():
-            known = self._known(block, x) and self.memo.get((block, "mean"))
-            mixed = known[0] if known else mix(block, *qkv)
-        return known or (mixed.requires_grad_(), finish_mean(block, x, mixed))
+            if self._known(block, x) is not None and (block, "mean") in self.memo:
+                known: tuple[Heads, Tensor] = self.memo[block, "mean"]
+                return known
+            mixed = mix(block, *qkv)
+        return mixed.requires_grad_(), finish_mean(block, x, mixed)
 
     def _known(self, block: Block, x: Tokens) -> tuple[Heads, Heads, Heads] | None:
         own = any(x is one and block is known for one, known in zip(self.inputs[::-1], self.blocks[::-1], strict=False))
